@@ -1,0 +1,33 @@
+"""Where tasks come from: sine waves, made-up characters, folders of images."""
+
+from mlkit.tasks.base import (
+    Examples,
+    FrozenTasks,
+    TaskBatch,
+    TaskDistribution,
+    concatenate,
+    content_hash,
+    frozen,
+    sample,
+)
+from mlkit.tasks.class_folders import ClassTasks, grid
+from mlkit.tasks.glyphs import glyphs
+from mlkit.tasks.images import ImageClasses
+from mlkit.tasks.sine import SineTasks, sine
+
+__all__ = [
+    "ClassTasks",
+    "Examples",
+    "FrozenTasks",
+    "ImageClasses",
+    "SineTasks",
+    "TaskBatch",
+    "TaskDistribution",
+    "concatenate",
+    "content_hash",
+    "frozen",
+    "glyphs",
+    "grid",
+    "sample",
+    "sine",
+]
