@@ -11,7 +11,7 @@ import numpy as np
 
 from mlkit.theme import METHODS
 
-MAML, FOMAML, REPTILE = (METHODS[name].color for name in ("MAML", "FOMAML", "Reptile"))
+MAML, FOMAML = METHODS["MAML"].color, METHODS["FOMAML"].color
 INK = "currentColor"
 
 
@@ -21,14 +21,17 @@ def _svg(width: int, height: int, *parts: str) -> str:
     return f'{head} font-family="system-ui, sans-serif" font-size="13" fill="none">{"".join(parts)}</svg>'
 
 
-def _text(x: float, y: float, words: str, color: str = INK, *, anchor: str = "middle", weight: int = 400) -> str:
+def _text(
+    x: float, y: float, words: str, color: str = INK, *, anchor: str = "middle", weight: int = 400, size: int = 13
+) -> str:
     """Return one line of text; `^x^` raises x, `_x_` lowers it."""
     for mark, shift in (("^", "-0.4em"), ("_", "0.25em")):
         back = shift[1:] if shift.startswith("-") else f"-{shift}"
         raised = f'<tspan dy="{shift}" font-size="10">{{}}</tspan><tspan dy="{back}" font-size="10">&#8203;</tspan>'
         pieces = words.split(mark)
         words = "".join(raised.format(piece) if i % 2 else piece for i, piece in enumerate(pieces))
-    return f'<text x="{x:g}" y="{y:g}" fill="{color}" text-anchor="{anchor}" font-weight="{weight}">{words}</text>'
+    font = f'font-size="{size}" font-weight="{weight}"'
+    return f'<text x="{x:g}" y="{y:g}" fill="{color}" text-anchor="{anchor}" {font}>{words}</text>'
 
 
 def _box(x: float, y: float, width: float, height: float, color: str = INK, *, dash: str = "none") -> str:
@@ -66,68 +69,86 @@ def task() -> str:
     support, query = np.array([0.12, 0.31, 0.55, 0.74, 0.92]), np.array([0.05, 0.22, 0.43, 0.66, 0.84])
     parts = []
     for card, (amplitude, phase) in enumerate(waves):
-
-        def place(
-            share: np.ndarray, *, left: float = 12 + 137 * card, a: float = amplitude, b: float = phase
-        ) -> np.ndarray:
-            return np.stack([left + 10 + 102 * share, 84 - 34 * a * np.sin(6.5 * share + b)], axis=-1)
-
-        parts += [_box(12 + 137 * card, 34, 122, 100), _text(73 + 137 * card, 24, f"task {card + 1}", weight=600)]
-        parts += [_path(place(at), opacity=0.45, dash="3 3", width=1.4)]
-        parts += [_dot(x, y, MAML) for x, y in place(support)]
-        parts += [_dot(x, y, FOMAML, filled=False) for x, y in place(query)]
-    parts += [_dot(62, 158, MAML), _text(72, 162, "support: adapt to these", anchor="start")]
-    parts += [_dot(240, 158, FOMAML, filled=False), _text(250, 162, "query: be judged on these", anchor="start")]
-    return _svg(420, 176, *parts)
+        left = 6 + 137 * card
+        curve, adapt, judge = (
+            np.stack([left + 11 + 108 * share, 86 - 36 * amplitude * np.sin(6.5 * share + phase)], axis=-1)
+            for share in (at, support, query)
+        )
+        parts += [_box(left, 32, 130, 108), _text(left + 65, 22, f"task {card + 1}", weight=600)]
+        parts += [_path(curve, opacity=0.5, dash="3 3", width=1.4)]
+        parts += [_dot(x, y, MAML) for x, y in adapt] + [_dot(x, y, MAML, filled=False) for x, y in judge]
+    parts += [_dot(14, 164, MAML), _text(24, 168, "support: adapt to these", anchor="start")]
+    parts += [_dot(222, 164, MAML, filled=False), _text(232, 168, "query: judged on these", anchor="start")]
+    return _svg(420, 180, *parts)
 
 
 def two_loops() -> str:
     """Return the picture of the two loops: adapting to each task inside, moving the initialization outside."""
     turn = np.linspace(-2.4, 2.9, 40)
-    loop = np.stack([221 + 24 * np.cos(turn), 78 + 24 * np.sin(turn)], axis=-1)
+    loop = np.stack([212 + 26 * np.cos(turn), 74 + 26 * np.sin(turn)], axis=-1)
     parts = [
-        _box(10, 58, 92, 64), _text(56, 84, "θ", weight=600), _text(56, 106, "initialization"),
-        _arrow([(102, 90), (142, 90)]),
-        _box(142, 14, 158, 152, MAML, dash="6 4"), _text(221, 34, "inner loop, each task i", MAML, weight=600),
-        _arrow(loop, MAML), _text(221, 83, "T steps", MAML),
-        _text(221, 126, "φ_i_ ← φ_i_ − α ∇L(support)"), _text(221, 150, "starts at φ_i_ = θ"),
-        _arrow([(300, 90), (334, 90)]),
-        _box(334, 58, 78, 64), _text(373, 84, "L(query)", weight=600), _text(373, 106, "at φ_i_"),
-        _arrow([(373, 122), (373, 194), (56, 194), (56, 122)], FOMAML, width=2.2),
-        _text(214, 186, "outer loop, a meta-batch of tasks", FOMAML, weight=600),
-        _text(214, 212, "θ ← θ − β ∇_θ_ mean_i_ L(query; φ_i_)"),
+        _box(4, 56, 92, 64), _text(50, 83, "θ", weight=600), _text(50, 105, "initialization", size=12),
+        _arrow([(96, 88), (120, 88)]),
+        _box(120, 6, 184, 158, dash="6 4"), _text(212, 28, "inner loop: task i", weight=600),
+        _arrow(loop), _text(212, 78, "T steps", size=11), _text(212, 126, "φ_i_ ← φ_i_ − α ∇L(support)"),
+        _text(212, 150, "from φ_i_ = θ", size=12), _arrow([(304, 88), (328, 88)]),
+        _box(328, 56, 88, 64), _text(372, 83, "L(query)", weight=600), _text(372, 105, "at φ_i_", size=12),
+        _arrow([(372, 120), (372, 214), (50, 214), (50, 120)], MAML, width=2.4),
+        _text(212, 184, "outer loop: a meta-batch of tasks", MAML, weight=600),
+        _text(212, 205, "θ ← θ − β ∇_θ_ mean_i_ L(query; φ_i_)"),
     ]  # fmt: skip
-    return _svg(422, 222, *parts)
+    return _svg(420, 222, *parts)
 
 
-def orders(*, inner_lr: float = 0.32, steps: int = 3) -> str:
-    """Return the picture of first and second order on the loss ½ (φ - c)ᵀ A (φ - c), with its exact gradients.
+def orders(*, inner_lr: float = 0.3, steps: int = 3) -> str:
+    """Return the picture of first and second order, computed on two quadratic losses.
 
-    First order takes the gradient g at the adapted weights as it is; second order returns (I - αA)^T g, since each of
-    the T inner steps shrinks the directions in which the loss curves most.
+    T steps on the support loss ½ (φ - c)ᵀ A (φ - c) lead from θ to φ. There the query loss has the gradient g. First
+    order uses g as it is; second order uses dφ/dθᵀ g = (I - αA)^T g, which is short in the directions in which the
+    inner loop moves far by itself, since the support loss is steep there.
+
+    Args:
+        inner_lr: α.
+        steps: T.
     """
-    curvature, center = np.array([[0.55, 0.35], [0.35, 2.2]]), np.array([3.1, 0.35])
-    step = np.eye(2) - inner_lr * curvature
-    path = [np.array([0.35, 1.25])]
+    support, support_minimum = np.array([[0.5, 0.25], [0.25, 1.9]]), np.array([2.3, 0.55])
+    query, query_minimum = np.array([[0.6, 0.0], [0.0, 0.9]]), np.array([3.0, 1.25])
+    jacobian = np.eye(2) - inner_lr * support
+    path = [np.array([0.45, 1.55])]
     for _ in range(steps):
-        path.append(center + step @ (path[-1] - center))
-    first = curvature @ (path[-1] - center)
-    second = np.linalg.matrix_power(step, steps).T @ first
-
-    def place(points: np.ndarray) -> np.ndarray:
-        return np.asarray(points) * [95, -95] + [40, 176]
-
-    values, vectors = np.linalg.eigh(curvature)
-    turn = np.linspace(0, 2 * np.pi, 80)
-    circle = np.stack([np.cos(turn), np.sin(turn)])
-    rings = [place(center + r * (vectors @ (circle / np.sqrt(values)[:, None])).T) for r in (0.35, 0.8, 1.25, 1.7)]
+        path.append(support_minimum + jacobian @ (path[-1] - support_minimum))
     start, end = path[0], path[-1]
+    first = -query @ (end - query_minimum)
+    second = np.linalg.matrix_power(jacobian, steps).T @ first
+    rings = [_place(ring) for ring in _rings(support, support_minimum, (0.3, 0.75, 1.2, 1.65))]
     parts = [_path(ring, opacity=0.28, width=1.2) for ring in rings]
-    parts += [_arrow(place(np.array(pair)), MAML) for pair in pairwise(path)]
-    parts += [_arrow(place(np.array([end, end - first])), FOMAML, width=2.2)]
-    parts += [_arrow(place(np.array([start, start - first])), FOMAML, width=2.2, dash="5 4")]
-    parts += [_arrow(place(np.array([start, start - second])), REPTILE, width=2.6)]
-    parts += [_dot(*place(point), INK) for point in (start, end)]
-    (x, y), (u, v) = place(start), place(end)
-    parts += [_text(x - 12, y - 10, "θ", weight=600), _text(u + 6, v + 22, "φ", weight=600)]
-    return _svg(420, 300, *parts)
+    parts += [_arrow(_place(np.array(pair))) for pair in pairwise(path)]
+    parts += [_arrow(_place(np.array([at, at + first])), FOMAML, width=2.4) for at in (start, end)]
+    parts += [_arrow(_place(np.array([start, start + second])), MAML, width=2.4)]
+    marks = {
+        "θ": (start, -14, -8),
+        "φ": (end, -4, 22),
+        "support": (support_minimum, 0, 18),
+        "query": (query_minimum, 0, 18),
+    }
+    for words, (point, right, down) in marks.items():
+        x, y = _place(point)
+        parts += [_dot(x, y, INK, filled=len(words) == 1), _text(x + right, y + down, words, weight=600, size=12)]
+    tips = {"first order: g": (start + first, FOMAML, -6), "second order: (I − αA)^T^ g": (start + second, MAML, 16)}
+    for words, (tip, color, down) in tips.items():
+        x, y = _place(tip)
+        parts += [_text(x + 6, y + down, words, color, anchor="start")]
+    return _svg(420, 250, *parts)
+
+
+def _place(points: np.ndarray) -> np.ndarray:
+    """Return where points (..., 2) of the plane lie in the drawing."""
+    return np.asarray(points) * [112, -112] + [16, 236]
+
+
+def _rings(matrix: np.ndarray, center: np.ndarray, radii: tuple[float, ...]) -> list[np.ndarray]:
+    """Return contours (80, 2) of the quadratic loss with this Hessian and minimum."""
+    values, vectors = np.linalg.eigh(matrix)
+    turn = np.linspace(0, 2 * np.pi, 80)
+    unit = vectors @ (np.stack([np.cos(turn), np.sin(turn)]) / np.sqrt(values)[:, None])
+    return [center + radius * unit.T for radius in radii]
