@@ -1,0 +1,141 @@
+"""One driver batches tasks: it gives each task its copy of the meta-parameters and averages what comes back.
+
+`chunk_size` is the dial between time and memory; `workers` deals the chunks to threads. Neither changes the result
+beyond rounding. A run axis (several seeds side by side) is nothing but more tasks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mlkit.adaptation import Adapted, Weights
+from mlkit.tasks.base import TaskBatch
+
+Meta = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TaskGradients:
+    """What one chunk of tasks says of the meta-parameters; axis 0 of every tensor counts tasks.
+
+    gradients: of each task's loss; losses: query losses (tasks,); outputs: query predictions (tasks, examples, ...);
+    buffers: state that is averaged over tasks instead of learned, such as running statistics.
+    """
+
+    gradients: Weights
+    losses: Tensor
+    outputs: Tensor
+    buffers: Weights
+
+
+class Learner(Protocol):
+    """A family of meta-learners, as functions. Every tensor carries a leading task axis, save in `init`."""
+
+    def init(self, generator: torch.Generator) -> Meta:
+        """Return the meta-parameters of one run, by role: `theta.<name>`, `inner_lr.<name>`, `buffers.<name>`, ..."""
+
+    def adapt(self, meta: Meta, tasks: TaskBatch, *, steps: int | None = None, trajectory: bool = False) -> Adapted:
+        """Adapt to the support sets without a graph, as at meta-test."""
+
+    def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
+        """Predict the targets of x (tasks, examples, ...)."""
+
+    def gradients(self, meta: Meta, tasks: TaskBatch) -> TaskGradients:
+        """Return each task's meta-gradient (or negative displacement)."""
+
+    def describe(self) -> dict[str, Any]:
+        """Say what a record must say: family, hyperparameters, model, normalization policy."""
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """Means over each run's tasks of gradients and buffers (runs, ...); losses and outputs (runs, tasks, ...)."""
+
+    gradients: Meta
+    buffers: Meta
+    losses: Tensor
+    outputs: Tensor
+
+
+def stack(metas: list[Meta]) -> Meta:
+    """Stack the meta-parameters of several runs along a new leading run axis."""
+    return {name: torch.stack([meta[name] for meta in metas]) for name in metas[0]}
+
+
+def run_of(meta: Meta, index: int) -> Meta:
+    """Take one run's meta-parameters out of a stack."""
+    return {name: tensor[index] for name, tensor in meta.items()}
+
+
+def for_tasks(meta: Meta, runs: Tensor) -> Meta:
+    """Give each task its copy of the meta-parameters of its run: `runs` (tasks,) -> (tasks, ...)."""
+    return {name: tensor[runs] for name, tensor in meta.items()}
+
+
+def meta_gradient(
+    learner: Learner, meta: Meta, tasks: TaskBatch, *, chunk_size: int | None = None, workers: int = 1
+) -> MetaGradient:
+    """Average the tasks' meta-gradients, run by run.
+
+    Args:
+        learner: what adapts.
+        meta: stacked meta-parameters (runs, ...); see `stack`.
+        tasks: runs * tasks of them, run after run.
+        chunk_size: tasks that are adapted at once; None for all. 1 is the plain loop.
+        workers: threads that share the chunks, each with its own copy of the learner.
+
+    Raises:
+        ValueError: the tasks cannot be shared out evenly among the runs.
+    """
+    runs = next(iter(meta.values())).shape[0]
+    if len(tasks) % runs:
+        raise ValueError(f"expected the same number of tasks for each of {runs} runs, got {len(tasks)} tasks in all")
+    run_of_task = torch.arange(len(tasks), device=tasks.seeds.device) // (len(tasks) // runs)
+    sums: Meta = {name: torch.zeros_like(tensor) for name, tensor in meta.items()}
+    losses, outputs = [], []
+    for rows, part in _in_chunks(learner, meta, tasks, run_of_task, chunk_size or len(tasks), workers):
+        for name, values in {**part.gradients, **part.buffers}.items():
+            sums[name].index_add_(0, run_of_task[rows], values)
+        losses.append(part.losses)
+        outputs.append(part.outputs)
+    means = {name: total / (len(tasks) // runs) for name, total in sums.items()}
+    return MetaGradient(
+        {name: mean for name, mean in means.items() if not is_buffer(name)},
+        {name: mean for name, mean in means.items() if is_buffer(name)},
+        torch.cat(losses).view(runs, -1),
+        torch.cat(outputs).unflatten(0, (runs, -1)),
+    )
+
+
+def is_buffer(name: str) -> bool:
+    """Tell state that is carried along from what the outer optimizer learns."""
+    return name.startswith("buffers.")
+
+
+def _in_chunks(
+    learner: Learner, meta: Meta, tasks: TaskBatch, run_of_task: Tensor, chunk_size: int, workers: int
+) -> Iterator[tuple[slice, TaskGradients]]:
+    """Yield each chunk's rows and gradients, in order whatever thread was first."""
+    chunks = [slice(start, start + chunk_size) for start in range(0, len(tasks), chunk_size)]
+    if workers == 1 or len(chunks) == 1:
+        for rows in chunks:
+            yield rows, learner.gradients(for_tasks(meta, run_of_task[rows]), tasks[rows])
+        return
+
+    def work(worker: int) -> list[TaskGradients]:
+        torch.set_num_threads(1)
+        own = copy.deepcopy(learner)  # functional_call lends its weights to the module while it runs
+        return [own.gradients(for_tasks(meta, run_of_task[rows]), tasks[rows]) for rows in chunks[worker::workers]]
+
+    with ThreadPoolExecutor(workers) as pool:
+        parts = list(pool.map(partial(work), range(workers)))
+    for index, rows in enumerate(chunks):
+        yield rows, parts[index % workers][index // workers]

@@ -1,0 +1,112 @@
+"""Meta-test: score every frozen task, then summarize over tasks and over seeds, which are different things."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mlkit.driver import Learner, Meta, for_tasks
+from mlkit.losses import Metric
+from mlkit.tasks.base import FrozenTasks, TaskBatch
+
+
+def evaluate(
+    learner: Learner,
+    meta: Meta,
+    tasks: FrozenTasks | TaskBatch,
+    *,
+    metric: Metric,
+    steps: int | Sequence[int] | None = None,
+    chunk_size: int = 100,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Adapt to each task and score its query set. No graph is kept, whatever the learner's order.
+
+    Args:
+        learner: what adapts.
+        meta: stacked meta-parameters (runs, ...).
+        tasks: what to be judged on; the same for every run.
+        metric: the score.
+        steps: inner steps; None for the learner's own; several numbers to score after each of them, adapting once.
+        chunk_size: tasks adapted at once, for all runs together.
+        device: where to compute.
+
+    Returns:
+        Scores (runs, tasks); with several `steps`, (runs, steps, tasks). Always on the CPU.
+    """
+    runs = next(iter(meta.values())).shape[0]
+    dtype = next(tensor.dtype for tensor in meta.values() if tensor.is_floating_point())
+    size = max(1, chunk_size // runs)
+    parts = []
+    for start in range(0, len(tasks), size):
+        batch = tasks[start : start + size].to(device, dtype)
+        run = torch.arange(runs, device=batch.seeds.device).repeat_interleave(len(batch))
+        batch = batch.map(lambda tensor: torch.cat([tensor] * runs))
+        scores = _scores(learner, for_tasks(meta, run), batch, metric, steps)
+        parts.append(scores.unflatten(-1, (runs, -1)).movedim(-2, 0).cpu())
+    return torch.cat(parts, -1)
+
+
+def _scores(
+    learner: Learner, meta: Meta, batch: TaskBatch, metric: Metric, steps: int | Sequence[int] | None
+) -> Tensor:
+    if steps is None or isinstance(steps, int):
+        adapted = learner.adapt(meta, batch, steps=steps)
+        return metric.score(learner.predict(adapted, batch.query.x), batch.query.y)
+    adapted = learner.adapt(meta, batch, steps=max(steps), trajectory=True)
+    predictions = (learner.predict(adapted.after(count), batch.query.x) for count in steps)
+    return torch.stack([metric.score(predicted, batch.query.y) for predicted in predictions])
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A mean or median with the half width of its 95 % interval, and over how many values."""
+
+    value: float
+    ci95: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ± {self.ci95:.2g}"
+
+
+def over_tasks(scores: Tensor) -> Summary:
+    """Mean over all scores with 1.96 sd / sqrt(n): how well the mean is known for these seeds. Needs two scores."""
+    return _summary(scores.flatten().double())
+
+
+def over_seeds(scores: Tensor, *, statistic: str = "mean") -> Summary:
+    """Summarize each run (runs, tasks) by its mean or median over tasks, then average the runs.
+
+    The interval is 1.96 sd / sqrt(runs), ddof 1: the spread over seeds. It is NaN for a single run.
+    """
+    return _summary(_per_run(scores, statistic))
+
+
+def median_of_runs(scores: Tensor) -> Summary:
+    """Average the runs' medians over tasks, runs outside 1.5 interquartile ranges dropped: paper 002's table cells.
+
+    Args:
+        scores: (runs, tasks).
+    """
+    medians = _per_run(scores, "median")
+    first, third = torch.quantile(medians, torch.tensor([0.25, 0.75], dtype=medians.dtype))
+    reach = 1.5 * (third - first)
+    return _summary(medians[(medians >= first - reach) & (medians <= third + reach)])
+
+
+def _per_run(scores: Tensor, statistic: str) -> Tensor:
+    if statistic == "mean":
+        return scores.double().mean(-1)
+    if statistic == "median":
+        return torch.quantile(scores.double(), 0.5, dim=-1)
+    raise ValueError(f"expected statistic 'mean' or 'median', got {statistic!r}")
+
+
+def _summary(values: Tensor) -> Summary:
+    count = len(values)
+    spread = float(values.std()) if count > 1 else float("nan")
+    return Summary(float(values.mean()), 1.96 * spread / count**0.5, count)

@@ -1,0 +1,98 @@
+"""What every learner family does alike: start, split the meta-parameters by role, judge the query set, predict."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlkit.adaptation import Adapted, Weights, call
+from mlkit.losses import TaskLoss
+from mlkit.models.normalization import collects_support_statistics, policy_of
+from mlkit.tasks.base import Examples, TaskBatch
+
+Meta = dict[str, Tensor]
+
+
+def initialize(model: nn.Module, generator: torch.Generator) -> Meta:
+    """Draw fresh weights for `model`: `theta.<parameter>` and `buffers.<buffer>`; the model itself keeps its own.
+
+    A model with a `reset_parameters` of its own decides; else each layer's does. The draws come from `generator` alone.
+    """
+    fresh = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        for module in [fresh] if hasattr(fresh, "reset_parameters") else fresh.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    meta = {f"theta.{name}": tensor.detach().clone() for name, tensor in fresh.named_parameters()}
+    return meta | {f"buffers.{name}": tensor.detach().clone() for name, tensor in fresh.named_buffers()}
+
+
+def role(meta: Mapping[str, Tensor], name: str) -> Weights:
+    """Select the tensors of one role and drop the prefix, as in `role(meta, "theta")`."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in meta.items() if key.startswith(f"{name}.")}
+
+
+def trainable(meta: Mapping[str, Tensor]) -> Weights:
+    """Select what is meta-learned: everything but the buffers."""
+    return {key: tensor for key, tensor in meta.items() if not key.startswith("buffers.")}
+
+
+def support_loss(model: nn.Module, loss: TaskLoss, fixed: Weights) -> Any:
+    """Return the inner loss of `model`: (adapted weights, buffers, examples) -> losses (tasks,), buffers.
+
+    `fixed` are the weights (tasks, ...) that adaptation leaves alone.
+    """
+
+    def inner(weights: Weights, buffers: Weights, examples: Examples) -> tuple[Tensor, Weights]:
+        outputs, buffers = call(model, {**fixed, **weights}, buffers, examples.x, "adapt")
+        return loss(outputs, examples.y), buffers
+
+    return inner
+
+
+def with_support_statistics(model: nn.Module, adapted: Adapted, support: Examples) -> Adapted:
+    """Under the policy "support": let one more pass over the support set fix the statistics of the adapted weights."""
+    if not collects_support_statistics(model):
+        return adapted
+
+    def collected(weights: Weights, buffers: Weights) -> tuple[Weights, Weights]:
+        return weights, call(model, weights, buffers, support.x, "adapt")[1]
+
+    _, buffers = collected(adapted.weights, adapted.buffers)
+    path = tuple(collected(*state) for state in adapted.trajectory)
+    return Adapted(adapted.weights, buffers, adapted.losses, path, adapted.penalty)
+
+
+def query_loss(model: nn.Module, loss: TaskLoss, query: Examples) -> Any:
+    """Return the judge of meta-training: adapted -> (query losses (tasks,), outputs)."""
+
+    def judge(adapted: Adapted) -> tuple[Tensor, Tensor]:
+        outputs, _ = call(model, adapted.weights, adapted.buffers, query.x, "learn")
+        return loss(outputs, query.y), outputs.detach()
+
+    return judge
+
+
+@torch.no_grad()
+def predict(model: nn.Module, adapted: Adapted, x: Tensor) -> Tensor:
+    """Predict x (tasks, examples, ...) with each task's adapted weights; no graph is built."""
+    return call(model, adapted.weights, adapted.buffers, x, "predict")[0]
+
+
+def describe_model(model: nn.Module) -> dict[str, Any]:
+    """Say what a record must say of a model."""
+    return {
+        "model": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "normalization": policy_of(model),
+    }
+
+
+def full_batch(tasks: TaskBatch) -> Any:
+    """Return batches that are the whole support set at every step."""
+    return lambda _step: tasks.support

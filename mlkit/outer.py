@@ -1,0 +1,87 @@
+"""Settings of the outer loop: what is learned how (science), and how it is computed (time and memory)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mlkit.losses import Metric
+from mlkit.tasks.base import FrozenTasks
+
+ADAM = functools.partial(torch.optim.Adam, lr=1e-3)  # what all four papers use for gradients
+
+
+@dataclass(frozen=True)
+class OuterLoop:
+    """How the meta-parameters are learned.
+
+    Args:
+        iterations: outer steps.
+        meta_batch: tasks of an outer step, for each seed.
+        optimizer: any torch optimizer, as a function of the parameters; for displacement learners SGD whose learning
+            rate is the meta step size.
+        schedule: any torch learning-rate scheduler, as a function of the optimizer.
+        clip_value: clip the entries of the meta-gradient to [-clip, clip].
+        clip_norm: scale each seed's meta-gradient down to this norm.
+        validate_every: outer steps between validations; also how often trackers and the history are updated.
+    """
+
+    iterations: int
+    meta_batch: int
+    optimizer: Callable[[list[Tensor]], Optimizer] = ADAM
+    schedule: Callable[[Optimizer], LRScheduler] | None = None
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    validate_every: int = 500
+
+    def __post_init__(self) -> None:
+        if min(self.iterations, self.meta_batch, self.validate_every) < 1:
+            raise ValueError(
+                f"expected iterations, meta_batch and validate_every of at least 1, got {self.iterations}, "
+                f"{self.meta_batch}, {self.validate_every}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Say what a record must say."""
+        kept = ("iterations", "meta_batch", "clip_value", "clip_norm", "validate_every")
+        return {
+            **{name: getattr(self, name) for name in kept},
+            "optimizer": _describe(self.optimizer),
+            "schedule": _describe(self.schedule) if self.schedule else None,
+        }
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The tasks that pick the best state: the same throughout; `steps` None for the learner's own number."""
+
+    tasks: FrozenTasks
+    metric: Metric
+    steps: int | None = None
+    chunk_size: int = 100
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to compute: changes time and memory, not the result beyond rounding."""
+
+    chunk_size: int | None = None
+    workers: int = 1
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    progress: bool = True
+    checkpoint_seconds: float = 30.0
+
+
+def _describe(made_by: Callable[..., Any]) -> dict[str, Any]:
+    """Name a function and its fixed arguments, as far as JSON can hold them."""
+    if isinstance(made_by, functools.partial):
+        return {"name": getattr(made_by.func, "__name__", str(made_by.func)), **made_by.keywords}
+    return {"name": getattr(made_by, "__name__", str(made_by))}

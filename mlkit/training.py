@@ -1,0 +1,280 @@
+"""The outer loop: meta-batches, optimizer, schedule, validation, checkpoints. Several seeds train side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed
+from tqdm.auto import tqdm
+
+from mlkit import checkpoint
+from mlkit.driver import Learner, Meta, MetaGradient, meta_gradient
+from mlkit.evaluation import evaluate
+from mlkit.losses import Metric
+from mlkit.outer import Execution, OuterLoop, Validation
+from mlkit.tasks.base import TaskBatch, TaskDistribution
+from mlkit.training_state import TrainingState, start
+
+Tracker = Callable[[Meta], Tensor]  # stacked meta-parameters (runs, ...) -> numbers (runs, ...)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: stacked meta-parameters (runs, ...), and the history of each quantity.
+
+    best: state of each run at its best validation (the last one where there is no validation); last: final state;
+    best_iteration (runs,); history: name -> tensor (points, runs, ...), and `iteration` (points,);
+    seconds: wall time spent training, over all sessions of the run.
+    """
+
+    best: Meta
+    last: Meta
+    best_iteration: Tensor
+    history: dict[str, Tensor]
+    seconds: float
+
+
+def train(
+    learner: Learner,
+    tasks: TaskDistribution,
+    outer: OuterLoop,
+    *,
+    seeds: Sequence[int],
+    metric: Metric,
+    validation: Validation | None = None,
+    trackers: Mapping[str, Tracker] | None = None,
+    execution: Execution | None = None,
+    folder: Path | None = None,
+) -> Trained:
+    """Meta-train `learner` on fresh tasks, one run a seed, all runs side by side.
+
+    With a folder the state is saved there every `execution.checkpoint_seconds`; the same call goes on from it, and ends
+    bit-identical to a run that was never stopped. Under `torchrun`, with an initialized process group, each process
+    takes its share of every meta-batch.
+
+    Args:
+        learner: what is trained.
+        tasks: where training tasks come from.
+        outer: the outer loop.
+        seeds: one run each; initialization and tasks of a run depend on its seed alone.
+        metric: score of the query sets while training, recorded as `train_<name>`, beside `train_loss`.
+        validation: picks the best state; recorded as `validation`.
+        trackers: further quantities to record at the same points, as functions of the stacked meta-parameters.
+        execution: device, chunks, workers.
+        folder: where checkpoints go; None to keep none.
+
+    Raises:
+        FloatingPointError: a loss is not finite; names the step, the learner and the last good checkpoint.
+        checkpoint.Interrupted: Ctrl-C or SIGTERM came; the state is saved.
+        ValueError: the folder holds a run with other settings, or a meta-batch cannot be shared out evenly.
+    """
+    execution = execution or Execution()
+    observers = _observers(learner, validation, trackers or {}, execution)
+    state = start(learner, outer, seeds, validation, execution)
+    keeper = _Keeper(folder, _fingerprint(learner, tasks, outer, seeds, validation), execution.checkpoint_seconds)
+    keeper.resume(state)
+    clock = time.monotonic()
+    quiet = not execution.progress or _rank() > 0
+    with (
+        checkpoint.deferred_signals() as signals,
+        tqdm(total=outer.iterations, initial=state.iteration, unit="step", disable=quiet) as bar,
+    ):
+        if not state.history:
+            _observe(state, observers, validation, metric)
+        while state.iteration < outer.iterations:
+            batch = _next_batch(state, tasks, outer.meta_batch, execution)
+            _step(state, learner, outer, batch, metric, execution, keeper)
+            last = state.iteration == outer.iterations
+            if last or state.iteration % outer.validate_every == 0:
+                _observe(state, observers, validation, metric)
+            state.seconds, clock = state.seconds + time.monotonic() - clock, time.monotonic()
+            _report(bar, state, outer.meta_batch * len(seeds), metric)
+            keeper.save(state, now=last or bool(signals))
+            if signals:
+                raise checkpoint.Interrupted(f"stopped at step {state.iteration} of {outer.iterations}; {keeper}")
+    return _finish(state, validation)
+
+
+def _next_batch(state: TrainingState, tasks: TaskDistribution, meta_batch: int, execution: Execution) -> TaskBatch:
+    """Draw every run's tasks, each from its own generator, and gather this process's share of them."""
+    world = _world()
+    if meta_batch % world:
+        raise ValueError(f"expected a meta_batch that {world} processes can share evenly, got {meta_batch}")
+    mine = slice(_rank() * meta_batch // world, (_rank() + 1) * meta_batch // world)
+    draws = [tasks.draw(meta_batch, generator) for generator in state.generators]
+    batch = tasks.gather({name: torch.cat([draw[name][mine] for draw in draws]) for name in draws[0]})
+    return batch.to(execution.device, execution.dtype)
+
+
+def _step(
+    state: TrainingState,
+    learner: Learner,
+    outer: OuterLoop,
+    batch: TaskBatch,
+    metric: Metric,
+    execution: Execution,
+    keeper: _Keeper,
+) -> None:
+    meta = state.frozen_meta()
+    found = meta_gradient(learner, meta, batch, chunk_size=execution.chunk_size, workers=execution.workers)
+    scores = metric.score(found.outputs.flatten(0, 1), batch.query.y).view(found.losses.shape).mean(1)
+    numbers = torch.stack([found.losses.mean(1), scores]).double()
+    _average_over_processes(found, numbers)
+    if not bool(numbers[0].isfinite().all()):
+        runs = [index for index, fine in enumerate(numbers[0].isfinite().tolist()) if not fine]
+        raise FloatingPointError(
+            f"the loss of run {runs} is not finite at step {state.iteration + 1} of {learner.describe()}; {keeper}; "
+            "lower the inner or outer learning rate, or clip the meta-gradient"
+        )
+    for name, parameter in state.parameters.items():
+        parameter.grad = found.gradients[name]
+    _clip(list(state.parameters.values()), outer)
+    state.optimizer.step()
+    if state.scheduler:
+        state.scheduler.step()
+    for name, buffer in found.buffers.items():
+        state.meta[name].copy_(buffer)
+    state.sums += numbers.cpu()
+    state.summed += 1
+    state.iteration += 1
+
+
+def _clip(parameters: list[Tensor], outer: OuterLoop) -> None:
+    """Clip values, then the norm of each run's gradient: axis 0 of every parameter counts runs."""
+    if outer.clip_value is not None:
+        for parameter in parameters:
+            parameter.grad.clamp_(-outer.clip_value, outer.clip_value)
+    if outer.clip_norm is not None:
+        norms = torch.stack([parameter.grad.flatten(1).norm(dim=1) for parameter in parameters]).norm(dim=0)
+        factors = (outer.clip_norm / norms.clamp_min(1e-30)).clamp_max(1)
+        for parameter in parameters:
+            parameter.grad.mul_(factors.view(-1, *[1] * (parameter.dim() - 1)))
+
+
+def _observers(
+    learner: Learner, validation: Validation | None, trackers: Mapping[str, Tracker], execution: Execution
+) -> dict[str, Tracker]:
+    """Return what is recorded at each point of the history besides the training loss and score."""
+    if validation is None:
+        return dict(trackers)
+
+    def scores(meta: Meta) -> Tensor:
+        values = evaluate(
+            learner,
+            meta,
+            validation.tasks,
+            metric=validation.metric,
+            steps=validation.steps,
+            chunk_size=validation.chunk_size,
+            device=execution.device,
+        )
+        return values.double().mean(1)
+
+    return {"validation": scores, **trackers}
+
+
+def _observe(
+    state: TrainingState, observers: Mapping[str, Tracker], validation: Validation | None, metric: Metric
+) -> None:
+    """Add one point to the history; keep what is best. The training numbers are means since the last point."""
+    training = (state.sums / state.summed).tolist() if state.summed else [[float("nan")] * state.sums.shape[1]] * 2
+    point: dict[str, object] = {"iteration": state.iteration, "train_loss": training[0]}
+    point[f"train_{metric.name}"] = training[1]
+    meta = state.frozen_meta()
+    for name, observe in observers.items():
+        point[name] = observe(meta).tolist()
+    if validation is not None:
+        scores = torch.tensor(point["validation"], dtype=torch.float64)
+        state.keep_best(scores, validation.metric.better(scores, state.best_score))
+    for name, value in point.items():
+        state.history.setdefault(name, []).append(value)
+    state.sums, state.summed = torch.zeros_like(state.sums), 0
+
+
+def _report(bar: tqdm, state: TrainingState, tasks_per_step: int, metric: Metric) -> None:
+    shown = {"tasks/s": f"{state.iteration * tasks_per_step / max(state.seconds, 1e-9):.0f}"}
+    if state.summed:
+        shown["loss"] = f"{float(state.sums[0].mean()) / state.summed:.4f}"
+        shown[metric.name] = f"{float(state.sums[1].mean()) / state.summed:.4f}"
+    if "validation" in state.history:
+        shown["best"] = f"{float(state.best_score.mean()):.4f}"
+    bar.set_postfix(shown, refresh=False)
+    bar.update(1)
+
+
+def _finish(state: TrainingState, validation: Validation | None) -> Trained:
+    last = {name: tensor.clone() for name, tensor in state.frozen_meta().items()}
+    if validation is None:
+        best, iterations = last, torch.full_like(state.best_iteration, state.iteration)
+    else:
+        best, iterations = state.best, state.best_iteration
+    history = {name: torch.tensor(values, dtype=torch.float64) for name, values in state.history.items()}
+    return Trained(best, last, iterations, history, state.seconds)
+
+
+@dataclass
+class _Keeper:
+    """Saves and restores the state of one run in its folder."""
+
+    folder: Path | None
+    fingerprint: str
+    every_seconds: float
+    saved_at: float = 0.0
+    saved_step: int | None = None
+
+    def __str__(self) -> str:
+        if self.saved_step is None:
+            return "no checkpoint was kept"
+        return f"the last good checkpoint is of step {self.saved_step} in {self.folder}; the same call goes on from it"
+
+    def resume(self, state: TrainingState) -> None:
+        self.saved_at = time.monotonic()
+        saved = checkpoint.load(self.folder) if self.folder is not None else None
+        if saved is None:
+            return
+        if saved["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"expected the checkpoint in {self.folder} to be of this run, got one with other settings; "
+                "pass another folder, or delete it to start again"
+            )
+        state.restore(saved["state"])
+        self.saved_step = state.iteration
+
+    def save(self, state: TrainingState, *, now: bool) -> None:
+        due = now or time.monotonic() - self.saved_at > self.every_seconds
+        if self.folder is None or not due or _rank() > 0:
+            return
+        checkpoint.save(self.folder, {"fingerprint": self.fingerprint, "state": state.to_dict()})
+        self.saved_at, self.saved_step = time.monotonic(), state.iteration
+
+
+def _fingerprint(
+    learner: Learner, tasks: TaskDistribution, outer: OuterLoop, seeds: Sequence[int], validation: Validation | None
+) -> str:
+    """Return a hash of all that decides the result."""
+    judged = [validation.tasks.content_hash, validation.metric.name, validation.steps] if validation else None
+    settings = [learner.describe(), tasks.describe(), outer.describe(), list(seeds), judged]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def _world() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _average_over_processes(found: MetaGradient, numbers: Tensor) -> None:
+    """Replace each tensor by its mean over the processes of the group."""
+    if _world() == 1:
+        return
+    for tensor in (*found.gradients.values(), *found.buffers.values(), numbers):
+        distributed.all_reduce(tensor)
+        tensor /= _world()
