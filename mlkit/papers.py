@@ -29,7 +29,8 @@ class Row:
     id: str
     source: str
     item: str
-    setting: str
+    shape: str
+    detail: str
     method: str
     dataset: str
     metric: str
@@ -37,6 +38,11 @@ class Row:
     printed_ci95: str = ""
     unit: str = ""
     note: str = ""
+
+    @property
+    def setting(self) -> str:
+        """Ways and shots, then what else the paper says of the setting."""
+        return "; ".join(filter(None, [self.shape, self.detail]))
 
     @property
     def value(self) -> float | str | None:
@@ -100,12 +106,12 @@ def _table_row(line: Mapping[str, str]) -> Row:
     item = "text" if line["table"] == "text" else f"Table {line['table']}"
     ways = f"{line['ways']}-way" if line["ways"].isdigit() else line["ways"]
     shots = f"{line['shots']}-shot" if line["shots"] else ""
-    shape = " ".join(filter(None, [ways, shots]))
     return Row(
         line["id"],
         line["source"],
         item,
-        "; ".join(filter(None, [shape, line["setting"]])),
+        " ".join(filter(None, [ways, shots])),
+        line["setting"],
         line["method"],
         line["dataset"],
         line["metric"],
@@ -121,6 +127,7 @@ def _figure_row(line: Mapping[str, str]) -> Row:
         line["id"],
         line["source"],
         f"Figure {line['figure']}{' ' * (len(line['panel']) > 1)}{line['panel']}",
+        "",
         "; ".join(filter(None, [line["title"], line["shows"]])),
         line["method"],
         line["dataset"],
