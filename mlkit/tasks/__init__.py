@@ -11,6 +11,7 @@ from mlkit.tasks.base import (
     sample,
 )
 from mlkit.tasks.class_folders import ClassTasks, grid
+from mlkit.tasks.datasets import folder_tasks, load
 from mlkit.tasks.glyphs import glyphs
 from mlkit.tasks.images import ImageClasses
 from mlkit.tasks.sine import SineTasks, sine
@@ -25,9 +26,11 @@ __all__ = [
     "TaskDistribution",
     "concatenate",
     "content_hash",
+    "folder_tasks",
     "frozen",
     "glyphs",
     "grid",
+    "load",
     "sample",
     "sine",
 ]

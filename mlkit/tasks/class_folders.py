@@ -74,14 +74,15 @@ class ClassTasks:
     def gather(self, draw: Draw) -> TaskBatch:
         """Look the images up on the device where they live; `seeds` stay with the draw."""
         device = self.source.images.device
-        x = self.source.images[draw["images"].to(device)]  # (tasks, ways, shots + query, C, H, W)
-        if self.rotations != "none":
-            x = self._turned(x, draw["turns"].to(device))
-        labels = torch.arange(self.ways, device=device).view(1, -1, 1).expand(x.shape[:3])
+        index, turns = draw["images"].to(device), draw["turns"].to(device)
+        labels = torch.arange(self.ways, device=device).view(1, -1, 1).expand(index.shape)
 
         def examples(part: slice) -> Examples:
-            images, y = x[:, :, part].flatten(1, 2).float().div_(255), labels[:, :, part].flatten(1, 2)
-            return Examples(1 - images if self.source.ink else images, y)
+            pixels = self.source.images[index[:, :, part]]  # (tasks, ways, shots or query, C, H, W)
+            if self.rotations != "none":
+                pixels = self._turned(pixels, turns)
+            x = (255 - pixels if self.source.ink else pixels).flatten(1, 2) / 255
+            return Examples(x, labels[:, :, part].flatten(1, 2))
 
         return TaskBatch(examples(slice(self.shots)), examples(slice(self.shots, None)), draw["seeds"])
 

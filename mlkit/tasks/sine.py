@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlkit.project import nearest
 from mlkit.tasks.base import Draw, Examples, TaskBatch, content_hash
 
 Range = tuple[float, float]
@@ -113,10 +113,8 @@ def sine(
         torch.Size([3, 50, 1])
     """
     if setting not in SETTINGS:
-        near = difflib.get_close_matches(setting, SETTINGS, n=1) or list(SETTINGS)[:1]
-        raise ValueError(
-            f"expected a sine setting of {', '.join(SETTINGS)}; got {setting!r}: did you mean {near[0]!r}?"
-        )
+        hint = nearest(setting, SETTINGS)
+        raise ValueError(f"expected a sine setting of {', '.join(SETTINGS)}; got {setting!r}; {hint}choose one of them")
     if split not in SPLITS:
         raise ValueError(f"expected a split of {', '.join(SPLITS)}; got {split!r}")
     chosen = SETTINGS[setting]
