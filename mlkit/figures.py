@@ -32,16 +32,23 @@ def show(figure: go.Figure | str, *, alt: str, caption: str) -> None:
     Raises:
         ValueError: `alt` or `caption` is empty.
     """
+    page = as_html(figure, alt=alt, caption=caption)
+    if os.environ.get("MLKIT_BOOK") == "1" or isinstance(figure, str):
+        display(HTML(page))
+    else:
+        words = f"<p>{html.escape(caption, quote=False)}</p>"
+        display(go.Figure(figure).update_layout(paper_bgcolor=PAGE["light"]), HTML(words))
+
+
+def as_html(figure: go.Figure | str, *, alt: str, caption: str) -> str:
+    """Return the HTML `<figure>` that `show` puts on a page of the book; arguments and errors are those of `show`."""
     for name, words in (("alt", alt), ("caption", caption)):
         if not words.strip():
             raise ValueError(f"expected {name} to say what the figure shows, got an empty string; write a sentence")
-    words = f"<figcaption>{html.escape(caption, quote=False)}</figcaption>"
-    if os.environ.get("MLKIT_BOOK") == "1" or isinstance(figure, str):
-        body = figure if isinstance(figure, str) else _data(figure)
-        label = html.escape(" ".join(alt.split()))
-        display(HTML(f'<figure class="mlkit"><div role="img" aria-label="{label}">{body}</div>{words}</figure>'))
-    else:
-        display(go.Figure(figure).update_layout(paper_bgcolor=PAGE["light"]), HTML(words))
+    body = figure if isinstance(figure, str) else _data(figure)
+    label, words = html.escape(" ".join(alt.split())), html.escape(" ".join(caption.split()), quote=False)
+    picture = f'<div role="img" aria-label="{label}">{body}</div>'
+    return f'<figure class="mlkit">{picture}<figcaption>{words}</figcaption></figure>'
 
 
 def _data(figure: go.Figure) -> str:
