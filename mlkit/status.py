@@ -115,7 +115,7 @@ def table(statuses: Sequence[Status], width: int = 120) -> str:
     blocks = []
     for source, members in _grouped(statuses, _source).items():
         lines = [_cells(status) for status in members]
-        blocks.append(f"{source} {TITLES.get(source, '')}\n{_aligned(lines, width)}")
+        blocks.append(_cut(f"{source} {TITLES.get(source, '')}", width) + "\n" + _aligned(lines, width))
     return "\n\n".join([*blocks, textwrap.fill(summary(statuses), width)])
 
 
@@ -125,7 +125,7 @@ def _cells(status: Status) -> tuple[str, ...]:
     ours = number(answer.get("value"), answer.get("ci95"))
     item = row.item.replace("Table ", "T").replace("Figure ", "F")
     setting = row.shape or row.detail
-    return item, what(row), row.dataset, setting, _cut(printed(row), 16), ours, answer.get("verdict") or ""
+    return item, what(row), row.dataset, setting, _cut(printed(row), 13), ours, answer.get("verdict") or ""
 
 
 def _aligned(lines: Sequence[tuple[str, ...]], width: int) -> str:
