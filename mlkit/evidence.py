@@ -124,7 +124,7 @@ def _data(data: Mapping[str, Any]) -> str:
     if not data.get("data"):
         return ""
     notes = ["a stand-in"] * bool(data.get("stand_in"))
-    notes += [f"sha {str(data['content_hash'])[:8]}"] * bool(data.get("content_hash"))
+    notes += [f"sha {str(digest)[:8]}" for digest in [data.get("content_hash")] if digest]
     return f"{data['data']} ({', '.join(notes)})" if notes else str(data["data"])
 
 
