@@ -1,8 +1,8 @@
 """The inner loop U(theta; D, omega) that every learner shares, batched over tasks, and the gradient through it.
 
 Weights are dicts of tensors with a leading task axis. Only the forward pass is mapped over tasks; gradients are taken
-outside by autograd of the summed losses, whose terms share nothing. (Mapping the gradient itself, `vmap(grad(...))`,
-gives wrong second-order gradients through affine batch norm.)
+outside by autograd of the summed losses, whose terms share nothing. (Autograd through a mapped gradient,
+`vmap(grad(...))`, gives wrong second-order gradients at affine batch norm.)
 """
 
 from __future__ import annotations

@@ -110,3 +110,14 @@ def _summary(values: Tensor) -> Summary:
     count = len(values)
     spread = float(values.std()) if count > 1 else float("nan")
     return Summary(float(values.mean()), 1.96 * spread / count**0.5, count)
+
+
+def predict_along(learner: Learner, meta: Meta, tasks: TaskBatch, x: Tensor, *, steps: int) -> Tensor:
+    """Predict x (tasks, points, ...) after 0, 1, ..., `steps` inner steps, with one run's stacked `meta` (1, ...).
+
+    Returns:
+        Predictions (tasks, steps + 1, points, ...).
+    """
+    own = for_tasks(meta, torch.zeros(len(tasks), dtype=torch.int64))
+    adapted = learner.adapt(own, tasks, steps=steps, trajectory=True)
+    return torch.stack([learner.predict(adapted.after(count), x) for count in range(steps + 1)], 1)
