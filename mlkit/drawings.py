@@ -90,12 +90,12 @@ def two_loops() -> str:
         _box(4, 56, 92, 64), _text(50, 83, "θ", weight=600), _text(50, 105, "initialization", size=12),
         _arrow([(96, 88), (120, 88)]),
         _box(120, 6, 184, 158, dash="6 4"), _text(212, 28, "inner loop: task i", weight=600),
-        _arrow(loop), _text(212, 78, "T steps", size=11), _text(212, 126, "φ_i_ ← φ_i_ − α ∇L(support)"),
-        _text(212, 150, "from φ_i_ = θ", size=12), _arrow([(304, 88), (328, 88)]),
-        _box(328, 56, 88, 64), _text(372, 83, "L(query)", weight=600), _text(372, 105, "at φ_i_", size=12),
+        _arrow(loop), _text(212, 78, "T steps", size=11), _text(212, 126, "θ_i_ ← θ_i_ − α ∇L(support)"),
+        _text(212, 150, "from θ_i_ = θ", size=12), _arrow([(304, 88), (328, 88)]),
+        _box(328, 56, 88, 64), _text(372, 83, "L(query)", weight=600), _text(372, 105, "at θ_i_", size=12),
         _arrow([(372, 120), (372, 214), (50, 214), (50, 120)], MAML, width=2.4),
         _text(212, 184, "outer loop: a meta-batch of tasks", MAML, weight=600),
-        _text(212, 205, "θ ← θ − β ∇_θ_ mean_i_ L(query; φ_i_)"),
+        _text(212, 205, "θ ← θ − β ∇_θ_ mean_i_ L(query; θ_i_)"),
     ]  # fmt: skip
     return _svg(420, 222, *parts)
 
@@ -103,8 +103,8 @@ def two_loops() -> str:
 def orders(*, inner_lr: float = 0.3, steps: int = 3) -> str:
     """Return the picture of first and second order, computed on two quadratic losses.
 
-    T steps on the support loss ½ (φ - c)ᵀ A (φ - c) lead from θ to φ. There the query loss has the gradient g. First
-    order uses g as it is; second order uses dφ/dθᵀ g = (I - αA)^T g, which is short in the directions in which the
+    T steps on the support loss ½ (θ - c)ᵀ A (θ - c) lead from θ to θ_T. There the query loss has the gradient g. First
+    order uses g as it is; second order uses dθ_T/dθ g = (I - αA)^T g, which is short in the directions in which the
     inner loop moves far by itself, since the support loss is steep there.
 
     Args:
@@ -127,13 +127,13 @@ def orders(*, inner_lr: float = 0.3, steps: int = 3) -> str:
     parts += [_arrow(_place(np.array([start, start + second])), MAML, width=2.4)]
     marks = {
         "θ": (start, -14, -8),
-        "φ": (end, -4, 22),
+        "θ_T_": (end, -4, 22),
         "support": (support_minimum, 0, 18),
         "query": (query_minimum, 0, 18),
     }
     for words, (point, right, down) in marks.items():
         x, y = _place(point)
-        parts += [_dot(x, y, INK, filled=len(words) == 1), _text(x + right, y + down, words, weight=600, size=12)]
+        parts += [_dot(x, y, INK, filled="θ" in words), _text(x + right, y + down, words, weight=600, size=12)]
     tips = {"first order: g": (start + first, FOMAML, -6), "second order: (I − αA)^T^ g": (start + second, MAML, 16)}
     for words, (tip, color, down) in tips.items():
         x, y = _place(tip)

@@ -270,3 +270,12 @@ def task_gallery(support: np.ndarray, query: np.ndarray) -> go.Figure:
     return figure.update_yaxes(
         tickvals=centers, ticktext=names, autorange="reversed", scaleanchor="x", constrain="domain", **bare
     )
+
+
+def legend(methods: Sequence[str]) -> go.Figure:
+    """Draw the line and marker of each method, one row a method."""
+    figure = _figure(height=40 + 30 * len(methods), showlegend=False, margin={"l": 130, "t": 10, "b": 10})
+    for label in methods:
+        figure.add_scatter(x=[0, 1, 2], y=[label] * 3, mode="lines+markers", **_pen(label, look(label)))
+    figure.update_xaxes(visible=False)
+    return figure.update_yaxes(autorange="reversed", type="category", showgrid=False, showline=False, ticks="")

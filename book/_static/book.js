@@ -1,0 +1,52 @@
+// Draws the figures of a page in the reader's theme and width. plotly.min.js is fetched only where there is a chart.
+"use strict";
+(() => {
+  const root = document.currentScript.src.replace(/book\.js.*$/, "");
+  const charts = [];
+
+  const mode = () => (document.documentElement.dataset.theme === "dark" ? "dark" : "light");
+
+  // On a narrow screen: smaller words and margins, and a legend that does not push the axes out of sight.
+  function layoutFor(element, layout) {
+    const narrow = element.clientWidth < 480;
+    const font = narrow ? { size: 12 } : {};
+    return { ...layout, autosize: true, template: window.mlkitTemplates[mode()], font: { ...layout.font, ...font } };
+  }
+
+  function draw(element) {
+    const figure = JSON.parse(element.querySelector("script").textContent);
+    const config = { displayModeBar: false, responsive: true, scrollZoom: false };
+    const chart = { element, layout: figure.layout, mode: mode() };
+    charts.push(chart);
+    return window.Plotly.newPlot(element, figure.data, layoutFor(element, figure.layout), config);
+  }
+
+  function retheme() {
+    for (const chart of charts) {
+      if (chart.mode === mode()) continue;
+      chart.mode = mode();
+      window.Plotly.relayout(chart.element, { template: window.mlkitTemplates[chart.mode] });
+    }
+  }
+
+  function load(source) {
+    return new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      Object.assign(script, { src: root + source, onload: resolve, onerror: reject });
+      document.head.append(script);
+    });
+  }
+
+  async function start() {
+    const elements = [...document.querySelectorAll("figure.mlkit .chart")];
+    if (elements.length) {
+      await load("plotly.min.js");
+      await Promise.all(elements.map(draw));
+      new MutationObserver(retheme).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    }
+    document.documentElement.dataset.charts = elements.length; // every chart is drawn
+  }
+
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
+  else start();
+})();
