@@ -185,8 +185,8 @@ def read(dataset: str, *, root: Path | str | None = None) -> ImageClasses:
         FileNotFoundError: The data is not there.
     """
     folder = data_root(root) / dataset
-    if dataset == "cifar100" and (binary := folder / "cifar-100-binary").is_dir():
-        return _cifar_binary(binary)
+    if binary := cifar_binary(dataset, root=root):
+        return _read_cifar(binary)
     return read_images(
         dataset, image_paths(dataset, root=root), folder=folder, form=FORMS[dataset], ink=dataset == "omniglot"
     )
@@ -216,7 +216,13 @@ def image_paths(dataset: str, *, root: Path | str | None = None) -> dict[str, li
     return found
 
 
-def _cifar_binary(folder: Path) -> ImageClasses:
+def cifar_binary(dataset: str, *, root: Path | str | None = None) -> Path | None:
+    """Return the folder of CIFAR-100's official binary version, if that is how `dataset` lies there."""
+    folder = data_root(root) / dataset / "cifar-100-binary"
+    return folder if dataset == "cifar100" and folder.is_dir() else None
+
+
+def _read_cifar(folder: Path) -> ImageClasses:
     """Read the official binary version: coarse label, fine label, 3072 bytes (3, 32, 32) an image."""
     names = (folder / "fine_label_names.txt").read_text().split()
     records = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,10 +21,10 @@ class ImageClasses:
     """
 
     name: str
-    images: Tensor
-    offsets: Tensor  # (classes + 1,), int64, on the CPU
-    names: tuple[str, ...]
-    digests: tuple[str, ...]
+    images: Tensor = field(repr=False)
+    offsets: Tensor = field(repr=False)  # (classes + 1,), int64, on the CPU
+    names: tuple[str, ...] = field(repr=False)
+    digests: tuple[str, ...] = field(repr=False)
     ink: bool = False
     stand_in: bool = False
 
@@ -69,5 +70,12 @@ class ImageClasses:
         return replace(self, images=torch.cat(parts), offsets=offsets, names=tuple(names), digests=digests)
 
     def to(self, device: torch.device | str) -> ImageClasses:
-        """Move the pixels to `device`; offsets stay where tasks are drawn, on the CPU."""
-        return replace(self, images=self.images.to(device))
+        """Move the pixels to `device`, if they fit; offsets stay where tasks are drawn, on the CPU."""
+        try:
+            return replace(self, images=self.images.to(device))
+        except torch.OutOfMemoryError:
+            size = self.images.numel() / 2**30
+            warnings.warn(
+                f"{self.name} ({size:.1f} GiB) does not fit on {device}: its images stay where they are", stacklevel=3
+            )
+            return self
