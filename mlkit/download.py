@@ -134,6 +134,8 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
             link = not (member.isfile() or member.isdir())
             if _is_file(archive, member.name, link=link, folder=member.isdir()):
                 yield member.name, pack.extractfile(member)
+        while pack.fileobj.read(CHUNK):  # to the end, where gzip keeps its checksum
+            pass
 
 
 def _is_file(archive: Path, name: str, *, link: bool, folder: bool) -> bool:
