@@ -30,17 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 a unit stopped, 2 a mistake in what was asked."""
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        code = options.command(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except StoppedError as error:
         return _fail(error, 1)
     except MISTAKES as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again to go on from the last checkpoint", 130)
-    return 0
+    return code
 
 
 def _fail(error: object, code: int) -> int:
@@ -109,25 +110,37 @@ def _add_run(commands: Any) -> None:
     run.set_defaults(command=_run)
 
 
-def _data(options: argparse.Namespace) -> None:
+def _data(options: argparse.Namespace) -> int:
     from mlkit import data
 
     try:
         if options.action == "list":
             print("\n".join(_listed(dataset, options.root) for dataset in data.catalogue()))
+        elif options.action == "get":
+            print(f"{options.name}: {data.get(options.name, options.root)}")
         else:
-            print({"get": data.get, "check": data.check}[options.action](options.name, options.root))
-    except ValueError as error:  # all that mlkit.data raises for an unknown name, a wrong checksum, a missing file
+            return _checked(data.check(options.name, options.root))
+    except ValueError as error:  # what mlkit.data raises for an unknown name or a damaged archive
         raise DataError(str(error)) from error
+    return 0
+
+
+def _checked(report: Any) -> int:
+    print(f"{report.dataset.name}: {report.classes} classes, {report.images} images in {report.folder}")
+    for problem in report.problems:
+        print(f"  {problem}")
+    print("complete" if report.ok else "incomplete or damaged; `mlkit data get` says how to get it")
+    return 0 if report.ok else 1
 
 
 def _listed(dataset: Any, root: Path | None) -> str:
     folder = dataset.folder(root)
-    place = f"in {folder}" if folder.exists() else "not here"
+    is_built_in = not dataset.archives and not dataset.steps
+    place = "built in" if is_built_in else f"in {folder}" if folder.exists() else "not here"
     return f"{dataset.name:<14}{dataset.title}\n{'':<14}{dataset.size}; {place}; {dataset.license}"
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     from mlkit import running
 
     root = project.root()
@@ -145,6 +158,7 @@ def _run(options: argparse.Namespace) -> None:
     for path in running.computed(options.unit, root, start):
         print(f"record:   {_shown(path)}: {load(path).evidence_line()}")
     print(f"notebook: {_shown(output)}")
+    return 0
 
 
 def _set_modes(**asked: bool) -> None:
@@ -158,7 +172,7 @@ def _shown(path: Path) -> str:
     return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
 
 
-def _status(options: argparse.Namespace) -> None:
+def _status(options: argparse.Namespace) -> int:
     from mlkit import status
 
     rows = status.rows()
@@ -166,3 +180,4 @@ def _status(options: argparse.Namespace) -> None:
         print("\n".join(json.dumps(row.as_dict(), ensure_ascii=False) for row in rows))
     else:
         print(status.table(rows, shutil.get_terminal_size((120, 24)).columns))
+    return 0

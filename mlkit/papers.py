@@ -186,7 +186,7 @@ def verdict(
     if paper is not None and ours is not None:
         margin = math.hypot(ci95 or 0.0, paper_ci95 or 0.0) + rounding
         ahead = {"higher": ours > paper, "lower": ours < paper, "equal": False}[better]
-        if ahead or abs(ours - paper) <= margin:
+        if ahead or abs(ours - paper) <= margin + 1e-9 * abs(paper):  # the bound itself counts
             return "reproduced"
     return "same direction" if same_direction else "not reached"
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from mlkit import parameters, project
+from mlkit import project
+from mlkit.parameters import check, read
 from mlkit.stored import canonical
 
 NOTEBOOKS, RUNS = "notebooks", "runs"
@@ -91,7 +92,7 @@ def run(unit: str, given: Mapping[str, Any], *, root: Path, output: Path | None 
         StoppedError: a cell of the notebook failed.
     """
     source = notebook(unit, root)
-    checked = vars(parameters.check(parameters.read(source), given))
+    checked = vars(check(read(source), given))
     digest = hashlib.sha256(canonical(checked)).hexdigest()[:8]
     output = output or root / RUNS / unit / f"{unit}-{digest}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
