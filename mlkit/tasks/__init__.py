@@ -1,5 +1,7 @@
 """Where tasks come from: sine waves, made-up characters, folders of images."""
 
+from __future__ import annotations
+
 from mlkit.tasks.base import (
     Examples,
     FrozenTasks,
@@ -15,6 +17,7 @@ from mlkit.tasks.datasets import folder_tasks, load
 from mlkit.tasks.glyphs import glyphs
 from mlkit.tasks.images import ImageClasses
 from mlkit.tasks.sine import SineTasks, sine
+from mlkit.tasks.spec import TaskSpec
 
 __all__ = [
     "ClassTasks",
@@ -24,6 +27,7 @@ __all__ = [
     "SineTasks",
     "TaskBatch",
     "TaskDistribution",
+    "TaskSpec",
     "concatenate",
     "content_hash",
     "folder_tasks",
