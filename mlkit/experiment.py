@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from mlkit.evaluation import evaluate, over_seeds, over_tasks
 from mlkit.losses import Metric
 from mlkit.outer import Execution, OuterLoop, Validation
 from mlkit.records import Record, Result, Unit, Work
-from mlkit.tasks.base import FrozenTasks, TaskDistribution
-from mlkit.training import Tracker, Trained, train
+from mlkit.tasks.base import FrozenTasks, TaskBatch, TaskDistribution, frozen
+from mlkit.tasks.spec import TaskSpec
+from mlkit.training import Trained, train
 
 
 @dataclass(frozen=True)
@@ -25,47 +26,59 @@ class Experiment:
 
     Args:
         learner: what is trained.
-        tasks: training tasks.
+        tasks: names the data; loaded only when the record is missing.
         outer: the outer loop.
-        test: frozen meta-test tasks.
         metric: score of a task.
         seeds: one run each.
-        validation: picks the state that is tested; None tests the last one.
+        validation_tasks: frozen tasks that pick the state to be tested; 0 tests the last one.
+        test_tasks: frozen meta-test tasks that judge it.
         test_steps: inner steps after which test tasks are scored, the first is the reported one; None: the learner's.
-        trackers: further quantities recorded while training.
+        tracked_test_tasks: so many of the test tasks are also scored at every validation (history `test`); they are
+            only watched, never used to choose.
         keep_weights: store the tested meta-parameters of the first run (small nets only).
     """
 
     learner: Learner
-    tasks: TaskDistribution
+    tasks: TaskSpec
     outer: OuterLoop
-    test: FrozenTasks
     metric: Metric
     seeds: Sequence[int]
-    validation: Validation | None = None
+    validation_tasks: int = 600
+    test_tasks: int = 600
     test_steps: Sequence[int] | None = None
-    trackers: Mapping[str, Tracker] = field(default_factory=dict)
+    tracked_test_tasks: int = 0
     keep_weights: bool = False
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings that identify the record."""
-        judged = self.validation
+        """Return the settings that identify the record; no data is read."""
+        kept = ("validation_tasks", "test_tasks", "tracked_test_tasks", "keep_weights")
         return {
             "learner": self.learner.describe(),
             "tasks": self.tasks.describe(),
             "outer": self.outer.describe(),
-            "test": _describe_frozen(self.test),
-            "validation": _describe_frozen(judged.tasks) | {"steps": judged.steps} if judged else None,
             "metric": self.metric.name,
             "seeds": list(self.seeds),
             "test_steps": list(self.test_steps) if self.test_steps else None,
-            "trackers": sorted(self.trackers),
-            "keep_weights": self.keep_weights,
+            **{name: getattr(self, name) for name in kept},
         }
 
 
-def _describe_frozen(tasks: FrozenTasks) -> dict[str, Any]:
-    return {"tasks": len(tasks), "seed": tasks.seed, "content_hash": tasks.content_hash}
+@dataclass(frozen=True)
+class _Loaded:
+    """The tasks of an experiment, in memory."""
+
+    train: TaskDistribution
+    validation: FrozenTasks | None
+    test: FrozenTasks
+
+
+def _load(experiment: Experiment) -> _Loaded:
+    val, count = experiment.tasks.split("val"), experiment.validation_tasks
+    return _Loaded(
+        experiment.tasks.split("train"),
+        frozen(val, count, seed=0) if count else None,
+        frozen(experiment.tasks.split("test"), experiment.test_tasks, seed=0),
+    )
 
 
 def run(unit: Unit, name: str, experiment: Experiment, execution: Execution | None = None) -> Record:
@@ -82,40 +95,62 @@ def run(unit: Unit, name: str, experiment: Experiment, execution: Execution | No
     execution = execution or Execution()
 
     def compute(work: Work) -> Result:
-        trained = _train(experiment, execution, work)
-        scores = evaluate(
-            experiment.learner,
-            trained.best,
-            experiment.test,
-            metric=experiment.metric,
-            steps=experiment.test_steps,
-            chunk_size=experiment.validation.chunk_size if experiment.validation else 100,
-            device=execution.device,
-        )
-        data = experiment.test.tasks.describe() | {"content_hash": experiment.test.content_hash}
+        tasks = _load(experiment)
+        trained = _train(experiment, tasks, execution, work)
+        judge = _judge(experiment, execution)
+        scores = judge(trained.best, tasks.test, experiment.test_steps)
         return Result(
             scores=_summaries(experiment, trained, scores),
             arrays=_arrays(experiment, trained, scores),
-            data=data,
-            tasks=len(experiment.test),
+            data=_evidence(tasks),
+            tasks=len(tasks.test),
         )
 
     how = {"device": execution.device, "chunk_size": execution.chunk_size, "workers": execution.workers}
     return unit.record(name, experiment.describe() | how, compute)
 
 
-def _train(experiment: Experiment, execution: Execution, work: Work) -> Trained:
+def _judge(experiment: Experiment, execution: Execution) -> Callable[..., Tensor]:
+    def scores(meta: Meta, tasks: FrozenTasks | TaskBatch, steps: Sequence[int] | None = None) -> Tensor:
+        return evaluate(
+            experiment.learner,
+            meta,
+            tasks,
+            metric=experiment.metric,
+            steps=steps,
+            chunk_size=execution.evaluation_chunk,
+            device=execution.device,
+        )
+
+    return scores
+
+
+def _train(experiment: Experiment, tasks: _Loaded, execution: Execution, work: Work) -> Trained:
+    trackers = {}
+    if experiment.tracked_test_tasks:
+        judge, watched = _judge(experiment, execution), tasks.test[: experiment.tracked_test_tasks]
+        trackers["test"] = lambda meta: judge(meta, watched).double().mean(1)
     return train(
         experiment.learner,
-        experiment.tasks,
+        tasks.train,
         experiment.outer,
         seeds=experiment.seeds,
         metric=experiment.metric,
-        validation=experiment.validation,
-        trackers=experiment.trackers,
+        validation=Validation(tasks.validation, experiment.metric) if tasks.validation else None,
+        trackers=trackers,
         execution=execution,
         folder=work.folder,
     )
+
+
+def _evidence(tasks: _Loaded) -> dict[str, Any]:
+    """Describe the test tasks, by whose hash two results are known to be judged alike, and the other sets' hashes."""
+    validation = tasks.validation.content_hash if tasks.validation else None
+    return tasks.test.tasks.describe() | {
+        "content_hash": tasks.test.content_hash,
+        "training_data_hash": tasks.train.describe()["content_hash"],
+        "validation_hash": validation,
+    }
 
 
 def _summaries(experiment: Experiment, trained: Trained, scores: Tensor) -> dict[str, Any]:

@@ -65,12 +65,16 @@ class Validation:
     tasks: FrozenTasks
     metric: Metric
     steps: int | None = None
-    chunk_size: int = 100
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How to compute: changes time and memory, not the result beyond rounding."""
+    """How to compute: changes time and memory, not the result beyond rounding.
+
+    chunk_size: tasks adapted at once while training (None: the whole meta-batch), evaluation_chunk: while evaluating;
+    workers: threads that share the chunks; device: of torch; dtype: of all floating point numbers;
+    progress: show a bar; checkpoint_seconds: between two checkpoints, where there is a folder for them.
+    """
 
     chunk_size: int | None = None
     workers: int = 1
@@ -78,6 +82,7 @@ class Execution:
     dtype: torch.dtype = torch.float32
     progress: bool = True
     checkpoint_seconds: float = 30.0
+    evaluation_chunk: int = 100
 
 
 def _describe(made_by: Callable[..., Any]) -> dict[str, Any]:

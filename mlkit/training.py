@@ -171,7 +171,7 @@ def _observers(
             validation.tasks,
             metric=validation.metric,
             steps=validation.steps,
-            chunk_size=validation.chunk_size,
+            chunk_size=execution.evaluation_chunk,
             device=execution.device,
         )
         return values.double().mean(1)

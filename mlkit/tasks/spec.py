@@ -1,0 +1,36 @@
+"""Tasks named, not loaded: what a record is looked up by, on a machine that may not hold the data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mlkit.tasks.base import TaskDistribution
+from mlkit.tasks.datasets import load
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A data set by name with the shape of its tasks; see `mlkit.tasks.load` for names and defaults.
+
+    `train_rotations` turn training classes only (Omniglot); validation and test classes stay upright.
+    """
+
+    name: str
+    ways: int = 5
+    shots: int | None = None
+    query: int | None = None
+    train_rotations: Literal["none", "classes", "random"] = "none"
+
+    def split(self, split: str) -> TaskDistribution:
+        """Load the tasks of one split.
+
+        Raises:
+            FileNotFoundError: the data is not there; the message says how to get it.
+        """
+        rotations = self.train_rotations if split == "train" else "none"
+        return load(self.name, split, ways=self.ways, shots=self.shots, query=self.query, rotations=rotations)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the fields."""
+        return asdict(self)
