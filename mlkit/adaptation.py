@@ -142,36 +142,58 @@ def leaves(weights: Weights) -> Weights:
     return {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
 
 
+Judge = Callable[[Adapted, Examples], tuple[Tensor, Tensor]]  # -> query losses (tasks,), outputs (tasks, examples, ...)
+
+
 def gradient_through(
-    meta: Weights, adapt: Callable[[Weights], Adapted], judge: Callable[[Adapted], tuple[Tensor, Any]]
-) -> tuple[Weights, Tensor, Any]:
+    meta: Weights, adapt: Callable[[Weights], Adapted], judge: Judge, query: Examples, *, query_chunk: int | None = None
+) -> tuple[Weights, Tensor, Tensor]:
     """Differentiate each task's query loss at its adapted weights, with respect to each task's copy of `meta`.
 
     The query pass is differentiated first, at detached adapted weights, so that its graph is gone before the backward
     pass through the adaptation begins: d loss / d meta = (d adapted / d meta)^T (d loss / d adapted).
 
+    Args:
+        meta: meta-parameters (tasks, ...).
+        adapt: meta -> adapted weights, differentiably.
+        judge: adapted weights and query examples of some tasks -> losses and outputs.
+        query: query examples of all tasks.
+        query_chunk: tasks whose query sets are judged at once; None for all. Small chunks keep large nets in cache.
+
     Returns:
-        gradients (tasks, ...) for every tensor of `meta`; query losses (tasks,); what else `judge` returns.
+        gradients (tasks, ...) for every tensor of `meta`; query losses (tasks,); query outputs (tasks, examples, ...).
     """
     inputs = leaves(meta)
     adapted = adapt(inputs)
-    carried = {("weights", name): tensor for name, tensor in adapted.weights.items()}
-    carried |= {("buffers", name): tensor for name, tensor in adapted.buffers.items()}
-    carried = {key: tensor for key, tensor in carried.items() if tensor.requires_grad}
-    ends = {key: tensor.detach().requires_grad_() for key, tensor in carried.items()}
-    at_ends = replace(
-        adapted,
-        weights={name: ends.get(("weights", name), tensor) for name, tensor in adapted.weights.items()},
-        buffers={name: ends.get(("buffers", name), tensor) for name, tensor in adapted.buffers.items()},
-    )
-    losses, extra = judge(at_ends)
-    cotangents = torch.autograd.grad(losses.sum(), list(ends.values()), allow_unused=True, materialize_grads=True)
-    outputs, cotangents = list(carried.values()), list(cotangents)
+    carried = [tensor for tensor in (*adapted.weights.values(), *adapted.buffers.values()) if tensor.requires_grad]
+    parts = [
+        _judged(adapted, judge, query, slice(start, start + (query_chunk or len(query.x))))
+        for start in range(0, len(query.x), query_chunk or len(query.x))
+    ]
+    losses, outputs = (torch.cat([part[index] for part in parts]) for index in (0, 1))
+    cotangents = [torch.cat(pieces) for pieces in zip(*(part[2] for part in parts), strict=True)]
     if adapted.penalty is not None:
-        outputs.append(adapted.penalty)
+        carried.append(adapted.penalty)
         cotangents.append(torch.ones_like(adapted.penalty))
-        losses = losses + adapted.penalty
+        losses = losses + adapted.penalty.detach()
     gradients = torch.autograd.grad(
-        outputs, list(inputs.values()), cotangents, allow_unused=True, materialize_grads=True
+        carried, list(inputs.values()), cotangents, allow_unused=True, materialize_grads=True
     )
-    return dict(zip(inputs, gradients, strict=True)), losses.detach(), extra
+    return dict(zip(inputs, gradients, strict=True)), losses, outputs
+
+
+def _judged(adapted: Adapted, judge: Judge, query: Examples, rows: slice) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Judge the tasks in `rows`: losses, outputs, and the gradient at every adapted tensor that carries a graph."""
+    ends: list[Tensor] = []
+
+    def cut(tensor: Tensor) -> Tensor:
+        end = tensor[rows].detach()
+        if tensor.requires_grad:
+            ends.append(end.requires_grad_())
+        return end
+
+    weights = {name: cut(tensor) for name, tensor in adapted.weights.items()}
+    buffers = {name: cut(tensor) for name, tensor in adapted.buffers.items()}
+    losses, outputs = judge(replace(adapted, weights=weights, buffers=buffers), query.map(lambda tensor: tensor[rows]))
+    cotangents = torch.autograd.grad(losses.sum(), ends, allow_unused=True, materialize_grads=True)
+    return losses.detach(), outputs.detach(), cotangents

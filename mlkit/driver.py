@@ -7,10 +7,9 @@ beyond rounding. A run axis (several seeds side by side) is nothing but more tas
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -48,8 +47,8 @@ class Learner(Protocol):
     def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
         """Predict the targets of x (tasks, examples, ...)."""
 
-    def gradients(self, meta: Meta, tasks: TaskBatch) -> TaskGradients:
-        """Return each task's meta-gradient (or negative displacement)."""
+    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
+        """Return each task's meta-gradient (or negative displacement); `query_chunk` query sets are judged at once."""
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say: family, hyperparameters, model, normalization policy."""
@@ -81,7 +80,13 @@ def for_tasks(meta: Meta, runs: Tensor) -> Meta:
 
 
 def meta_gradient(
-    learner: Learner, meta: Meta, tasks: TaskBatch, *, chunk_size: int | None = None, workers: int = 1
+    learner: Learner,
+    meta: Meta,
+    tasks: TaskBatch,
+    *,
+    chunk_size: int | None = None,
+    query_chunk: int | None = None,
+    workers: int = 1,
 ) -> MetaGradient:
     """Average the tasks' meta-gradients, run by run.
 
@@ -90,6 +95,7 @@ def meta_gradient(
         meta: stacked meta-parameters (runs, ...); see `stack`.
         tasks: runs * tasks of them, run after run.
         chunk_size: tasks that are adapted at once; None for all. 1 is the plain loop.
+        query_chunk: of these, tasks whose query sets are judged at once; None for all.
         workers: threads that share the chunks, each with its own copy of the learner.
 
     Raises:
@@ -101,7 +107,13 @@ def meta_gradient(
     run_of_task = torch.arange(len(tasks), device=tasks.seeds.device) // (len(tasks) // runs)
     sums: Meta = {name: torch.zeros_like(tensor) for name, tensor in meta.items()}
     losses, outputs = [], []
-    for rows, part in _in_chunks(learner, meta, tasks, run_of_task, chunk_size or len(tasks), workers):
+    size = chunk_size or len(tasks)
+    chunks = [slice(first, first + size) for first in range(0, len(tasks), size)]
+
+    def work(learner: Learner, rows: slice) -> TaskGradients:
+        return learner.gradients(for_tasks(meta, run_of_task[rows]), tasks[rows], query_chunk=query_chunk)
+
+    for rows, part in zip(chunks, _in_order(learner, work, chunks, workers), strict=True):
         for name, values in {**part.gradients, **part.buffers}.items():
             sums[name].index_add_(0, run_of_task[rows], values)
         losses.append(part.losses)
@@ -120,22 +132,20 @@ def is_buffer(name: str) -> bool:
     return name.startswith("buffers.")
 
 
-def _in_chunks(
-    learner: Learner, meta: Meta, tasks: TaskBatch, run_of_task: Tensor, chunk_size: int, workers: int
-) -> Iterator[tuple[slice, TaskGradients]]:
-    """Yield each chunk's rows and gradients, in order whatever thread was first."""
-    chunks = [slice(start, start + chunk_size) for start in range(0, len(tasks), chunk_size)]
+def _in_order(
+    learner: Learner, work: Callable[[Learner, slice], TaskGradients], chunks: Sequence[slice], workers: int
+) -> Iterator[TaskGradients]:
+    """Yield the gradients of each chunk, in order whichever thread was first."""
     if workers == 1 or len(chunks) == 1:
-        for rows in chunks:
-            yield rows, learner.gradients(for_tasks(meta, run_of_task[rows]), tasks[rows])
+        yield from (work(learner, rows) for rows in chunks)
         return
 
-    def work(worker: int) -> list[TaskGradients]:
-        torch.set_num_threads(1)
+    def one_worker(worker: int) -> list[TaskGradients]:
+        torch.set_num_threads(1)  # of this thread alone
         own = copy.deepcopy(learner)  # functional_call lends its weights to the module while it runs
-        return [own.gradients(for_tasks(meta, run_of_task[rows]), tasks[rows]) for rows in chunks[worker::workers]]
+        return [work(own, rows) for rows in chunks[worker::workers]]
 
     with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(partial(work), range(workers)))
-    for index, rows in enumerate(chunks):
-        yield rows, parts[index % workers][index // workers]
+        parts = list(pool.map(one_worker, range(workers)))
+    for index in range(len(chunks)):
+        yield parts[index % workers][index // workers]

@@ -72,11 +72,13 @@ class Execution:
     """How to compute: changes time and memory, not the result beyond rounding.
 
     chunk_size: tasks adapted at once while training (None: the whole meta-batch), evaluation_chunk: while evaluating;
-    workers: threads that share the chunks; device: of torch; dtype: of all floating point numbers;
+    query_chunk: tasks of a chunk whose query sets are judged at once; workers: threads that share the chunks;
+    device: of torch; dtype: of all floating point numbers;
     progress: show a bar; checkpoint_seconds: between two checkpoints, where there is a folder for them.
     """
 
     chunk_size: int | None = None
+    query_chunk: int | None = None
     workers: int = 1
     device: str = "cpu"
     dtype: torch.dtype = torch.float32

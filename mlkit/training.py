@@ -122,7 +122,8 @@ def _step(
     keeper: _Keeper,
 ) -> None:
     meta = state.frozen_meta()
-    found = meta_gradient(learner, meta, batch, chunk_size=execution.chunk_size, workers=execution.workers)
+    how = {"chunk_size": execution.chunk_size, "query_chunk": execution.query_chunk, "workers": execution.workers}
+    found = meta_gradient(learner, meta, batch, **how)
     scores = metric.score(found.outputs.flatten(0, 1), batch.query.y).view(found.losses.shape).mean(1)
     numbers = torch.stack([found.losses.mean(1), scores]).double()
     _average_over_processes(found, numbers)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlkit.adaptation import Adapted, Weights, call
+from mlkit.adaptation import Adapted, Judge, Weights, call
 from mlkit.losses import TaskLoss
 from mlkit.models.normalization import collects_support_statistics, policy_of
 from mlkit.tasks.base import Examples, TaskBatch
@@ -68,12 +68,12 @@ def with_support_statistics(model: nn.Module, adapted: Adapted, support: Example
     return Adapted(adapted.weights, buffers, adapted.losses, path, adapted.penalty)
 
 
-def query_loss(model: nn.Module, loss: TaskLoss, query: Examples) -> Any:
-    """Return the judge of meta-training: adapted -> (query losses (tasks,), outputs)."""
+def query_loss(model: nn.Module, loss: TaskLoss) -> Judge:
+    """Return the judge of meta-training: adapted weights, query examples -> query losses (tasks,) and outputs."""
 
-    def judge(adapted: Adapted) -> tuple[Tensor, Tensor]:
+    def judge(adapted: Adapted, query: Examples) -> tuple[Tensor, Tensor]:
         outputs, _ = call(model, adapted.weights, adapted.buffers, query.x, "learn")
-        return loss(outputs, query.y), outputs.detach()
+        return loss(outputs, query.y), outputs
 
     return judge
 

@@ -90,7 +90,7 @@ class MAML:
         """Predict the targets of x (tasks, examples, ...)."""
         return common.predict(self.model, adapted, x)
 
-    def gradients(self, meta: Meta, tasks: TaskBatch) -> TaskGradients:
+    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
         """Return each task's gradient of its query loss, through the adaptation."""
         how = Descent(
             self.inner_steps, differentiable=True, second_order=not self.first_order, checkpoint=self.checkpoint
@@ -103,8 +103,10 @@ class MAML:
             moved.update({f"buffers.{name}": tensor.detach() for name, tensor in adapted.buffers.items()})
             return adapted
 
-        judge = common.query_loss(self.model, self.loss, tasks.query)
-        gradients, losses, outputs = gradient_through(common.trainable(meta), adapt, judge)
+        judge = common.query_loss(self.model, self.loss)
+        gradients, losses, outputs = gradient_through(
+            common.trainable(meta), adapt, judge, tasks.query, query_chunk=query_chunk
+        )
         return TaskGradients(gradients, losses, outputs, moved)
 
     def describe(self) -> dict[str, Any]:

@@ -85,8 +85,9 @@ class Displacement:
         """Predict the targets of x (tasks, examples, ...)."""
         return common.predict(self.model, adapted, x)
 
-    def gradients(self, meta: Meta, tasks: TaskBatch) -> TaskGradients:
+    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
         """Return each task's negative displacement; the losses are those of the last step, outputs of the query set."""
+        del query_chunk  # the query set is only predicted, without a graph
         batches = self._training_batches(tasks)
         adapted = self._descend(meta, batches, Descent(self.inner_steps, trajectory=True))
         origin, _ = adapted.trajectory[0 if self.variant == "reptile" else -2]

@@ -70,7 +70,12 @@ def test_every_learner_is_the_same_in_any_chunk_size_and_number_of_workers(polic
         tasks, meta = cases.image_tasks(5), start(learner)
         loop = meta_gradient(learner, meta, tasks, chunk_size=1)
         assert any(float(gradient.abs().max()) > 1e-4 for gradient in loop.gradients.values()), name
-        for how in ({"chunk_size": 2}, {"chunk_size": None}, {"chunk_size": 2, "workers": 2}):
+        for how in (
+            {"chunk_size": 2},
+            {"chunk_size": None},
+            {"chunk_size": 4, "query_chunk": 1},
+            {"chunk_size": 2, "workers": 2},
+        ):
             other = meta_gradient(learner, meta, tasks, **how)
             for key, gradient in (loop.gradients | loop.buffers).items():
                 again = (other.gradients | other.buffers)[key]
