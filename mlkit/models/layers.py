@@ -1,47 +1,114 @@
-"""Layers for plain and task-stacked weights (placeholder by the lead; the SPEED helper replaces it, names as used by mlp/conv4/normalization)."""
+"""Layers that work with plain weights, or with one set of weights a task stacked along a leading axis.
+
+| | plain | stacked |
+|---|---|---|
+| weights | (out, in, ...) | (tasks, out, in, ...) |
+| input, output | (examples, channels, ...) | (tasks, examples, channels, ...) |
+
+The weights decide: under `torch.func.functional_call` with stacked ones, one call of the model serves all tasks. Plain
+weights go through ordinary torch operations, stacked ones through the fast path of `mlkit.models.stacked`.
+"""
+
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlkit.models import stacked
+from mlkit.models.stacked import over, summarize
+
 
 class Linear(nn.Linear):
-    def forward(self, x):
+    """`torch.nn.Linear` that also takes stacked weights: (tasks, examples, in) -> (tasks, examples, out).
+
+    Example:
+        >>> layer, x = Linear(3, 2), torch.ones(4, 5, 3)  # 4 tasks, 5 examples
+        >>> weights = {name: torch.stack([p] * 4) for name, p in layer.named_parameters()}
+        >>> torch.func.functional_call(layer, weights, (x,)).shape
+        torch.Size([4, 5, 2])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b."""
         if self.weight.dim() == 2:
-            return F.linear(x, self.weight, self.bias)
+            return super().forward(x)
+        if self.bias is None:
+            return torch.bmm(x, self.weight.mT)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
 
 class Conv2d(nn.Conv2d):
-    def forward(self, x):
+    """`torch.nn.Conv2d` (zero padding, one group, no dilation) that also takes stacked weights.
+
+    (tasks, examples, channels, height, width) -> (tasks, examples, filters, height', width').
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution plus the bias."""
+        y = self.convolve(x)
+        return y if self.bias is None else y + over(self.bias, y)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Return the convolution without the bias: batch statistics would only take it away again."""
         if self.weight.dim() == 4:
-            return super().forward(x)
-        return torch.stack([F.conv2d(a, w, b, self.stride, self.padding) for a, w, b in zip(x, self.weight, self.bias)])
+            return F.conv2d(x, self.weight, None, self.stride, self.padding)
+        return stacked.conv2d(x, self.weight, self.stride, self.padding)
 
 
-def relu(x):
+def batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, pool: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize each channel by its batch statistics, scale by `weight` and shift by `bias` (..., channels).
+
+    Args:
+        x: (..., examples, channels) or (..., examples, channels, height, width).
+        weight: gamma; its dimensions say whether tasks are stacked.
+        bias: beta.
+        eps: added to the variance.
+        pool: reduce the result by a 2x2 max-pool.
+
+    Returns:
+        the result; mean and biased variance of each channel (..., channels), differentiable.
+    """
+    first = pool and _pools_first(weight)
+    x, mean, variance = summarize(x, pool=first) if weight.dim() == 2 else _plain_summary(x)
+    y = normalize(x, mean, variance, weight, bias, eps)
+    return (max_pool(y) if pool and not first else y), mean, variance
+
+
+def normalize(
+    x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, pool: bool = False
+) -> Tensor:
+    """Normalize by given statistics: (x - mean) / sqrt(variance + eps) * weight + bias, each (..., channels)."""
+    if pool and _pools_first(weight):
+        x, pool = max_pool(x), False
+    scale = weight * torch.rsqrt(variance + eps)
+    y = torch.addcmul(over(bias - mean * scale, x), x, over(scale, x))
+    return max_pool(y) if pool else y
+
+
+def relu(x: Tensor) -> Tensor:
+    """Return max(x, 0)."""
     return torch.relu(x)
 
 
-def max_pool_relu(x):
-    y = F.max_pool2d(x.flatten(0, -4) if x.dim() == 5 else x, 2)
-    y = torch.relu(y)
-    return y.unflatten(0, x.shape[:-3]) if x.dim() == 5 else y
+def max_pool(x: Tensor) -> Tensor:
+    """Return the largest value of each 2x2 window of (..., height, width); odd borders are dropped."""
+    return F.max_pool2d(x.flatten(0, -4), 2).unflatten(0, x.shape[:-3])
 
 
-def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5):
-    """x (..., examples, channels[, h, w]) -> y, mean (..., channels), biased variance (..., channels)"""
-    stacked = weight.dim() == 2
-    first = 1 if stacked else 0
-    dims = (first, *range(first + 2, x.dim()))
-    variance, mean = torch.var_mean(x, dims, correction=0)
-    return normalize(x, mean, variance, weight, bias, eps), mean, variance
+def max_pool_relu(x: Tensor) -> Tensor:
+    """Return the ReLU of the 2x2 max-pool."""
+    return torch.relu(max_pool(x))
 
 
-def normalize(x, mean, variance, weight, bias, eps):
-    stacked = weight.dim() == 2
-    def wide(t):
-        t = t.unsqueeze(1) if stacked else t
-        return t.view(*t.shape, *([1] * (x.dim() - (3 if stacked else 2))))
-    scale = weight * torch.rsqrt(variance + eps)
-    return x * wide(scale) + wide(bias - mean * scale)
+def _pools_first(weight: Tensor) -> bool:
+    """Tell whether pooling commutes with the normalization and is cheaper before it: no channel changes its sign."""
+    return weight.dim() == 2 and not weight.is_cuda and bool((weight > 0).all())
+
+
+def _plain_summary(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dims = (0, *range(2, x.dim()))
+    mean = x.mean(dims)
+    return x, mean, (x - over(mean, x)).square().mean(dims)

@@ -1,0 +1,213 @@
+"""The fast path of layers whose weights are stacked over tasks: convolution and batch statistics of images.
+
+Images are (tasks, examples, channels, height, width) and lie channels last in memory. What is elementwise runs over all
+tasks at once, convolutions run task by task, and each backward pass is again differentiable, to any order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+Pair = tuple[int, int]
+BLOCK = 2**18  # numbers that fit the cache of a core together with what is computed from them
+
+
+def conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """Convolve each task's images (tasks, examples, C, H, W) with its own weights (tasks, filters, C, k, k)."""
+    if x.is_cuda:
+        return _grouped(x, weight, stride, padding)
+    if x.shape[2] == 1:
+        return _unfolded(x, weight, stride, padding)
+    return _Convolution.apply(_channels_last(x), _channels_last(weight), stride, padding)
+
+
+def _grouped(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """One kernel launch for all tasks: a task is a group of channels."""
+    tasks = len(weight)
+    y = F.conv2d(x.transpose(0, 1).flatten(1, 2), weight.flatten(0, 1), None, stride, padding, groups=tasks)
+    return y.unflatten(1, (tasks, -1)).transpose(0, 1)
+
+
+def _unfolded(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """One matrix product for all tasks: best where an image has one channel, and so few numbers a patch."""
+    kernel = weight.shape[-2:]
+    height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(x.shape[-2:], padding, kernel, stride, strict=True))
+    patches = F.unfold(x.flatten(0, 1), kernel, padding=padding, stride=stride)  # (tasks * examples, C k k, pixels)
+    patches = patches.mT.reshape(len(x), -1, patches.shape[1])
+    y = torch.bmm(patches, weight.flatten(2).mT)
+    return y.view(*x.shape[:2], height, width, -1).permute(0, 1, 4, 2, 3)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """Lay (..., C, H, W) out channels last; the shape stays."""
+    return images.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    if len(images) == 1:
+        return images[0].unsqueeze(0)
+    return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3)
+
+
+# A convolution is one trilinear form <g, x * w>. Its three partial gradients are the three functions below, and so the
+# gradients of each are the other two: they are closed under differentiation.
+
+
+class _Convolution(Function):
+    """(x, w) -> x * w, the gradient with respect to g."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.how = stride, padding
+        return _stack([F.conv2d(*task, None, stride, padding) for task in zip(x, w, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        of_x, of_w, *_ = ctx.needs_input_grad
+        g = _channels_last(g)
+        return (
+            _InputGradient.apply(g, w, x.shape, *ctx.how) if of_x else None,
+            _WeightGradient.apply(x, g, w.shape, *ctx.how) if of_w else None,
+            None,
+            None,
+        )
+
+
+class _InputGradient(Function):
+    """(g, w) -> the gradient with respect to x, which is `shape`."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, w: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(g, w)
+        ctx.how = stride, padding
+        return _stack([conv2d_input(shape[1:], b, a, stride, padding) for a, b in zip(g, w, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
+        g, w = ctx.saved_tensors
+        of_g, of_w, *_ = ctx.needs_input_grad
+        x = _channels_last(x)
+        return (
+            _Convolution.apply(x, w, *ctx.how) if of_g else None,
+            _WeightGradient.apply(x, g, w.shape, *ctx.how) if of_w else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _WeightGradient(Function):
+    """(x, g) -> the gradient with respect to w, which is `shape`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, g: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(x, g)
+        ctx.how = stride, padding
+        return _stack([conv2d_weight(a, shape[1:], b, stride, padding) for a, b in zip(x, g, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, w: Tensor) -> tuple[Tensor | None, ...]:
+        x, g = ctx.saved_tensors
+        of_x, of_g, *_ = ctx.needs_input_grad
+        w = _channels_last(w)
+        return (
+            _InputGradient.apply(g, w, x.shape, *ctx.how) if of_x else None,
+            _Convolution.apply(x, w, *ctx.how) if of_g else None,
+            None,
+            None,
+            None,
+        )
+
+
+def summarize(x: Tensor, *, pool: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x or its 2x2 max-pool; mean and biased variance (tasks, channels) of x itself.
+
+    x is (tasks, examples, channels, ...). Two passes keep the variance accurate in float32.
+    """
+    x, mean, variance, *_ = _Summary.apply(x, pool)
+    return x, mean, variance
+
+
+def over(values: Tensor, x: Tensor) -> Tensor:
+    """Shape `values` (..., channels) to broadcast over x (..., examples, channels, ...)."""
+    space = (1,) * (x.dim() - values.dim() - 1)
+    return values.unsqueeze(-2).reshape(*values.shape[:-1], 1, values.shape[-1], *space)
+
+
+def _dims(x: Tensor) -> tuple[int, ...]:
+    """What statistics of x (tasks, examples, channels, ...) are taken over."""
+    return 1, *range(3, x.dim())
+
+
+class _Summary(Function):
+    """X -> x or its 2x2 max-pool, mean and variance (tasks, channels), in two passes that keep float32 accurate."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pool: bool) -> tuple[Tensor, ...]:
+        mean, count = x.mean(_dims(x)), x[0].numel() // x.shape[2]
+        center, total = over(mean, x), torch.zeros_like(mean)
+        for block in x.split(max(1, BLOCK * x.shape[1] // x.numel()), dim=1):  # small temporaries stay in the cache
+            total += (block - center).square_().sum(_dims(x))
+        where = x.new_empty(0, dtype=torch.int64)
+        y = x
+        if pool:
+            y, where = F.max_pool2d(x.flatten(0, 1), 2, return_indices=True)
+            y = y.unflatten(0, x.shape[:2])
+        ctx.save_for_backward(x, mean, where)
+        ctx.mark_non_differentiable(where)
+        return y, mean, total / count, where
+
+    @staticmethod
+    def backward(ctx: Any, of_y: Tensor, of_mean: Tensor, of_variance: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        x, mean, where = ctx.saved_tensors
+        return _SummaryGradient.apply(x, mean.detach(), where, of_y, of_mean, of_variance), None
+
+
+class _SummaryGradient(Function):
+    """Spread of_y over x, add of_mean / n + 2 (x - mean) of_variance / n."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, where: Tensor, of_y: Tensor, of_mean: Tensor, of_variance: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(x, mean, where, of_variance)
+        count = x[0].numel() // x.shape[2]
+        slope = of_variance * (2 / count)
+        spread = _unpool(of_y, where, x) if where.numel() else of_y.clone()
+        return spread.addcmul_(x, over(slope, x)).add_(over(of_mean / count - mean * slope, x))
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, where, of_variance = ctx.saved_tensors
+        count, dims = x[0].numel() // x.shape[2], _dims(x)
+        slope = of_variance * (2 / count)
+        average = h.mean(dims)
+        centered = h - over(average, x)
+        of_variance = 2 * ((x - over(mean, x)) * centered).mean(dims)
+        of_y = _pick(h, where) if where.numel() else h
+        return centered * over(slope, x), None, None, of_y, average, of_variance
+
+
+def _unpool(g: Tensor, where: Tensor, x: Tensor) -> Tensor:
+    """Put each number of g where the maximum of its window was; zeros elsewhere."""
+    flat = g.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    size, none = [2, 2], [0, 0]
+    images = x.flatten(0, 1)
+    spread = torch.ops.aten.max_pool2d_with_indices_backward(flat, images, size, size, none, [1, 1], False, where)
+    return spread.unflatten(0, x.shape[:2])
+
+
+def _pick(h: Tensor, where: Tensor) -> Tensor:
+    """Take from h (tasks, examples, channels, height, width) the number where the maximum of each window was."""
+    pixels = h.movedim(2, -1).flatten(2, 3).flatten(0, 1)  # (tasks * examples, pixels, channels)
+    places = where.movedim(1, -1)
+    picked = pixels.gather(1, places.flatten(1, 2)).view(places.shape)
+    return picked.movedim(-1, 1).unflatten(0, h.shape[:2])
