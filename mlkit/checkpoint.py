@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +26,23 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
     Raises:
         OSError: the folder cannot be written; the checkpoint that was there is untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path, fresh = folder / NAME, folder / f"{NAME}.new"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, folder / PREVIOUS)
+        os.replace(fresh, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        fresh.unlink(missing_ok=True)
         raise OSError(
             f"could not write the checkpoint {path}: {error}; free some space or pass another folder"
         ) from error
-    if path.exists():
-        os.replace(path, folder / PREVIOUS)
-    os.replace(fresh, path)
+    finally:  # whatever happened, a second Ctrl-C included, nothing half-written stays
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
     return path
 
 
@@ -72,7 +74,7 @@ class Interrupted(KeyboardInterrupt):
     """Training was asked to stop (Ctrl-C or SIGTERM) and has saved its state."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def deferred_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in the yielded list instead of acting on them, so that a step can be finished.
 

@@ -90,5 +90,6 @@ class Execution:
 def _describe(made_by: Callable[..., Any]) -> dict[str, Any]:
     """Name a function and its fixed arguments, as far as JSON can hold them."""
     if isinstance(made_by, functools.partial):
-        return {"name": getattr(made_by.func, "__name__", str(made_by.func)), **made_by.keywords}
+        fixed = {name: _describe(value) if callable(value) else value for name, value in made_by.keywords.items()}
+        return {"name": getattr(made_by.func, "__name__", str(made_by.func)), **fixed}
     return {"name": getattr(made_by, "__name__", str(made_by))}

@@ -70,14 +70,15 @@ def train(
         folder: where checkpoints go; None to keep none.
 
     Raises:
-        FloatingPointError: a loss is not finite; names the step, the learner and the last good checkpoint.
+        FloatingPointError: a loss or meta-gradient is not finite; names the step, the learner, the last checkpoint.
         checkpoint.Interrupted: Ctrl-C or SIGTERM came; the state is saved.
         ValueError: the folder holds a run with other settings, or a meta-batch cannot be shared out evenly.
     """
     execution = execution or Execution()
     observers = _observers(learner, validation, trackers or {}, execution)
     state = start(learner, outer, seeds, validation, execution)
-    keeper = _Keeper(folder, _fingerprint(learner, tasks, outer, seeds, validation), execution.checkpoint_seconds)
+    fingerprint = _fingerprint(learner, tasks, outer, seeds, validation, [metric.name, *sorted(trackers or {})])
+    keeper = _Keeper(folder, fingerprint, execution.checkpoint_seconds)
     keeper.resume(state)
     clock = time.monotonic()
     quiet = not execution.progress or _rank() > 0
@@ -127,15 +128,15 @@ def _step(
     scores = metric.score(found.outputs.flatten(0, 1), batch.query.y).view(found.losses.shape).mean(1)
     numbers = torch.stack([found.losses.mean(1), scores]).double()
     _average_over_processes(found, numbers)
-    if not bool(numbers[0].isfinite().all()):
-        runs = [index for index, fine in enumerate(numbers[0].isfinite().tolist()) if not fine]
-        raise FloatingPointError(
-            f"the loss of run {runs} is not finite at step {state.iteration + 1} of {learner.describe()}; {keeper}; "
-            "lower the inner or outer learning rate, or clip the meta-gradient"
-        )
     for name, parameter in state.parameters.items():
         parameter.grad = found.gradients[name]
     _clip(list(state.parameters.values()), outer)
+    if broken := _broken_runs(numbers[0], state.parameters):
+        raise FloatingPointError(
+            f"the loss or meta-gradient of run {broken} is not finite at step {state.iteration + 1} of "
+            f"{learner.describe()}; {keeper}; lower the inner or outer learning rate, or clip the meta-gradient, "
+            "in a new folder"
+        )
     state.optimizer.step()
     if state.scheduler:
         state.scheduler.step()
@@ -144,6 +145,12 @@ def _step(
     state.sums += numbers.cpu()
     state.summed += 1
     state.iteration += 1
+
+
+def _broken_runs(losses: Tensor, parameters: Meta) -> list[int]:
+    """Return the runs whose loss or clipped meta-gradient is not finite: one step on, their weights would be lost."""
+    sums = [losses, *(parameter.grad.flatten(1).sum(1).to(losses.dtype) for parameter in parameters.values())]
+    return (~torch.stack(sums).isfinite().all(0)).nonzero().flatten().tolist()
 
 
 def _clip(parameters: list[Tensor], outer: OuterLoop) -> None:
@@ -256,11 +263,16 @@ class _Keeper:
 
 
 def _fingerprint(
-    learner: Learner, tasks: TaskDistribution, outer: OuterLoop, seeds: Sequence[int], validation: Validation | None
+    learner: Learner,
+    tasks: TaskDistribution,
+    outer: OuterLoop,
+    seeds: Sequence[int],
+    validation: Validation | None,
+    recorded: list[str],
 ) -> str:
-    """Return a hash of all that decides the result."""
+    """Return a hash of all that decides the result and what is `recorded` of it."""
     judged = [validation.tasks.content_hash, validation.metric.name, validation.steps] if validation else None
-    settings = [learner.describe(), tasks.describe(), outer.describe(), list(seeds), judged]
+    settings = [learner.describe(), tasks.describe(), outer.describe(), list(seeds), judged, recorded]
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

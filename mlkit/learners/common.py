@@ -24,7 +24,7 @@ def initialize(model: nn.Module, generator: torch.Generator) -> Meta:
     """
     fresh = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of the CPU alone
         for module in [fresh] if hasattr(fresh, "reset_parameters") else fresh.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
