@@ -13,7 +13,7 @@ from mlkit.tasks.base import (
     sample,
 )
 from mlkit.tasks.class_folders import ClassTasks, grid
-from mlkit.tasks.datasets import folder_tasks, load
+from mlkit.tasks.datasets import folder_tasks, image_form, load
 from mlkit.tasks.glyphs import glyphs
 from mlkit.tasks.images import ImageClasses
 from mlkit.tasks.sine import SineTasks, sine
@@ -34,6 +34,7 @@ __all__ = [
     "frozen",
     "glyphs",
     "grid",
+    "image_form",
     "load",
     "sample",
     "sine",

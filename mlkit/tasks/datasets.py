@@ -72,6 +72,19 @@ def load(
     )
 
 
+def image_form(name: str) -> tuple[int, int]:
+    """Return size in pixels and channels of the images of `name`, without reading any; a folder's are (84, 3).
+
+    Example:
+        >>> image_form("omniglot"), image_form("cifar_fs")
+        ((28, 1), (32, 3))
+    """
+    if name == "glyphs":
+        return 28, 1
+    form = FORMS[find(name).name] if name in NAMES else Form(84)
+    return form.size, 1 if form.mode == "L" else 3
+
+
 def load_images(name: str, split: str, *, root: Path | str | None = None) -> ImageClasses:
     """Return the images of one split of a data set of the catalogue.
 
