@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mlkit.models.layers import Conv2d, Linear, max_pool_relu, relu
-from mlkit.models.normalization import Policy, normalization
+from mlkit.models.layers import Conv2d, Linear, max_pool, relu
+from mlkit.models.normalization import BatchNorm, Policy, normalization
 
 
 class Conv4(nn.Module):
@@ -78,8 +78,11 @@ class Conv4(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Return what feeds the head: (..., examples, filters * size * size), or (..., examples, filters) for mean."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = norm(convolution(x))
-            x = max_pool_relu(x) if self.pool else relu(x)
+            if isinstance(norm, BatchNorm):
+                x = relu(norm(convolution.convolve(x), offset=convolution.bias, pool=self.pool))
+            else:
+                x = norm(convolution(x))
+                x = relu(max_pool(x) if self.pool else x)
         return x.mean((-2, -1)) if self.mean else x.flatten(-3)
 
     def forward(self, x: Tensor) -> Tensor:

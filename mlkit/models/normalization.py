@@ -54,13 +54,19 @@ class BatchNorm(nn.Module):
             self.mean.zero_()
             self.variance.fill_(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize each channel, then scale and shift it."""
+    def forward(self, x: Tensor, *, offset: Tensor | None = None, pool: bool = False) -> Tensor:
+        """Normalize each channel, then scale and shift it.
+
+        `offset` (..., channels) is a bias that x still lacks: batch statistics would take it away again, so it is
+        never added to x. With `pool` the result is reduced by a 2x2 max-pool, before the shift where that is the same.
+        """
+        lacking = 0 if offset is None else offset
         if self._uses_stored_statistics():
-            return normalize(x, self.mean, self.variance, self.weight, self.bias, self.eps)
-        y, mean, variance = batch_norm(x, self.weight, self.bias, self.eps)
+            mean = self.mean - lacking
+            return normalize(x, mean, self.variance, self.weight, self.bias, self.eps, pool=pool)
+        y, mean, variance = batch_norm(x, self.weight, self.bias, self.eps, pool=pool)
         if self.phase == "adapt":
-            self._store(mean, variance)
+            self._store(mean + lacking, variance)
         return y
 
     def _uses_stored_statistics(self) -> bool:
