@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from IPython.display import Markdown
 
-from mlkit.papers import row
+from mlkit.evaluation import Summary, over_seeds, over_tasks
+from mlkit.papers import row, verdict
 from mlkit.stored import Record
 
 FIGURE_12 = {"omniglot": "003/F12a", "mini_imagenet": "003/F12b", "cifar_fs": "003/F12b", "fc100": "003/F12b"}
@@ -37,7 +40,7 @@ def _panel(panel: str, data: str, shown: list[tuple[str, Record]], chance: float
     failed = [label for label, record in shown if not _has_shape(record, chance)]
     first = shown[0][1]
     stand_in = data != "omniglot" and data != "mini_imagenet"
-    verdict = "other data" if stand_in else "not reached" if failed else "same direction"
+    decided = "other data" if stand_in else "not reached" if failed else "same direction"
     numbers = ", ".join(f"{label} {100 * record.scores['mean']:.1f}" for label, record in shown)
     without = f"; without the shape: {', '.join(failed)}" if failed else ""
     return {
@@ -45,7 +48,7 @@ def _panel(panel: str, data: str, shown: list[tuple[str, Record]], chance: float
         "value": 100 * sum(record.scores["mean"] for _, record in shown) / len(shown),
         "tasks": first.evidence["tasks"],
         "seeds": len(first.settings["seeds"]),
-        "verdict": verdict,
+        "verdict": decided,
         "stand_in": stand_in,
         "data": data,
         "note": f"test accuracy in percent: {numbers}{without}",
@@ -58,14 +61,56 @@ def _has_shape(record: Record, chance: float) -> bool:
     return bool(test[-1] > chance + interval and test[-1] > test[0] and train[-1] > test[-1] - interval)
 
 
-def table(record: Record) -> Markdown:
-    """Show a record's answers: the paper's item, its value, ours, the verdict and why."""
-    lines = ["| paper | shows | its value | ours | verdict | note |", "|---|---|---|---|---|---|"]
+def best_validation(record: Record) -> Summary:
+    """Return each seed's best validation score, averaged over seeds: what paper 002's authors plot for sine waves."""
+    history = torch.from_numpy(record.arrays["history_validation"]).double()
+    return over_seeds(history.min(0).values[:, None])
+
+
+def against_anchor(label: str, record: Record, low: float, high: float) -> dict[str, Any]:
+    """Compare the best validation error with a range [low, high] read off a plot: "reproduced" inside it or below."""
+    ours = best_validation(record)
+    reach = 0.0 if math.isnan(ours.ci95) else ours.ci95
+    middle, half = (low + high) / 2, (high - low) / 2
+    decided = verdict(middle, ours.value, ci95=reach, rounding=half, better="lower")
+    printed = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return {"item": label, "paper": printed, "ours": str(ours), "verdict": decided, "note": f"{ours.count} seeds"}
+
+
+def keeps_improving(label: str, record: Record, *, trained: int, tested: int) -> dict[str, Any]:
+    """Check that a learner trained with `trained` steps has a lower error after `tested` steps, task by task.
+
+    Needs a record whose test_steps are (trained, 0, 1, 2, ...).
+    """
+    scores = torch.from_numpy(record.arrays["test_scores"]).double()
+    gain = over_tasks(scores[:, 1 + trained] - scores[:, 1 + tested])
+    decided = "same direction" if gain.value > gain.ci95 else "not reached"
+    errors = f"{scores[:, 1 + trained].mean():.3g}, then {scores[:, 1 + tested].mean():.3g}"
+    note = f"paired difference {gain} over {gain.count} tasks"
+    return {"item": label, "paper": "falls further", "ours": errors, "verdict": decided, "note": note}
+
+
+def of_answers(record: Record) -> list[dict[str, Any]]:
+    """Return the rows of `table` for a record's answers."""
+    shown = []
     for answer in record.answers:
         paper = row(answer["id"])
-        printed = "none printed" if paper.value is None else f"{paper.value}"
-        lines.append(
-            f"| {answer['id']} | {paper.metric}, {paper.dataset} | {printed} | {answer['value']:.2f} "
-            f"| **{answer['verdict']}** | {answer['note']} |"
+        shown.append(
+            {
+                "item": f"{answer['id']}: {paper.metric}, {paper.dataset}",
+                "paper": "no number" if paper.value is None else f"{paper.value}",
+                "ours": f"{answer['value']:.2f}",
+                "verdict": answer["verdict"],
+                "note": answer["note"],
+            }
         )
-    return Markdown("\n".join(lines) if record.answers else "No figure of a paper is answered with these parameters.")
+    return shown
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Markdown:
+    """Show verdicts: what, the paper's value, ours, the verdict and why."""
+    if not rows:
+        return Markdown("No figure of a paper is answered with these parameters.")
+    lines = ["| what | paper | ours | verdict | note |", "|---|---|---|---|---|"]
+    lines += [f"| {r['item']} | {r['paper']} | {r['ours']} | **{r['verdict']}** | {r['note']} |" for r in rows]
+    return Markdown("\n".join(lines))

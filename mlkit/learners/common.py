@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,9 +86,14 @@ def predict(model: nn.Module, adapted: Adapted, x: Tensor) -> Tensor:
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
-    """Say what a record must say of a model."""
+    """Say what a record must say of a model: its own `describe()`, or else a hash of its printed structure."""
+    if hasattr(model, "describe"):
+        structure = model.describe()
+    else:
+        structure = {"structure": hashlib.sha256(repr(model).encode()).hexdigest()[:16]}
     return {
         "model": type(model).__name__,
+        **structure,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "normalization": policy_of(model),
     }

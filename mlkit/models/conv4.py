@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -49,6 +49,10 @@ class Conv4(nn.Module):
     ) -> None:
         super().__init__()
         self.pool, self.mean, self.init = downsample == "pool", head == "mean", init
+        self._described = {
+            "size": size, "channels": channels, "filters": filters, "padding": padding, "downsample": downsample,
+            "head": head, "eps": eps, "init": init,
+        }  # fmt: skip
         stride = 1 if self.pool else 2
         widths = [channels, filters, filters, filters, filters]
         self.convolutions = nn.ModuleList(
@@ -74,6 +78,10 @@ class Conv4(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
             if self.init == "xavier" or layer is self.head:
                 nn.init.zeros_(layer.bias)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells this network from another."""
+        return dict(self._described)
 
     def features(self, x: Tensor) -> Tensor:
         """Return what feeds the head: (..., examples, filters * size * size), or (..., examples, filters) for mean."""

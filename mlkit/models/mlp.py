@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class MLP(nn.Module):
         self, sizes: Sequence[int] = (1, 40, 40, 1), *, init: Literal["pytorch", "finn", "xavier"] = "pytorch"
     ) -> None:
         super().__init__()
-        self.init = init
+        self.sizes, self.init = tuple(sizes), init
         *hidden, last = itertools.pairwise(sizes)
         self.body = nn.ModuleList(Linear(*widths) for widths in hidden)
         self.head = Linear(*last)
@@ -46,6 +46,10 @@ class MLP(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
             elif self.init == "xavier":
                 nn.init.xavier_uniform_(layer.weight)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells this network from another."""
+        return {"sizes": list(self.sizes), "init": self.init}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., sizes[0]) to (..., sizes[-1])."""
