@@ -72,12 +72,16 @@ class _Loaded:
     test: FrozenTasks
 
 
-def _load(experiment: Experiment) -> _Loaded:
-    val, count = experiment.tasks.split("val"), experiment.validation_tasks
+def _load(experiment: Experiment, device: str) -> _Loaded:
+    def split(name: str) -> TaskDistribution:
+        tasks = experiment.tasks.split(name)
+        return tasks.to(device) if hasattr(tasks, "to") else tasks  # images live where they are used
+
+    count = experiment.validation_tasks
     return _Loaded(
-        experiment.tasks.split("train"),
-        frozen(val, count, seed=0) if count else None,
-        frozen(experiment.tasks.split("test"), experiment.test_tasks, seed=0),
+        split("train"),
+        frozen(split("val"), count, seed=0) if count else None,
+        frozen(split("test"), experiment.test_tasks, seed=0),
     )
 
 
@@ -95,7 +99,7 @@ def run(unit: Unit, name: str, experiment: Experiment, execution: Execution | No
     execution = execution or Execution()
 
     def compute(work: Work) -> Result:
-        tasks = _load(experiment)
+        tasks = _load(experiment, execution.device)
         trained = _train(experiment, tasks, execution, work)
         judge = _judge(experiment, execution)
         scores = judge(trained.best, tasks.test, experiment.test_steps)

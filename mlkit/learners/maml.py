@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class MAML:
             names = ", ".join(name for name, _ in self.model.named_parameters())
             raise ValueError(f"expected adapted={self.adapted!r} to start a parameter's name, got none of: {names}")
 
-    @property
+    @cached_property
     def _adapted_names(self) -> list[str]:
         of_norms = {
             f"{path}.{name}" if path else name
