@@ -13,6 +13,7 @@ from mlkit.losses import Metric
 from mlkit.tasks.base import FrozenTasks, TaskBatch
 
 
+@torch.no_grad()
 def evaluate(
     learner: Learner,
     meta: Meta,
@@ -112,6 +113,7 @@ def _summary(values: Tensor) -> Summary:
     return Summary(float(values.mean()), 1.96 * spread / count**0.5, count)
 
 
+@torch.no_grad()
 def predict_along(learner: Learner, meta: Meta, tasks: TaskBatch, x: Tensor, *, steps: int) -> Tensor:
     """Predict x (tasks, points, ...) after 0, 1, ..., `steps` inner steps, with one run's stacked `meta` (1, ...).
 

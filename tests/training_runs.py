@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import subprocess
 import sys
 import threading
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from mlkit.training import Trained, train
 
 TASKS = sine("huisman", query=4)
 ITERATIONS = 150
+QUIET = Execution(progress=False)
+EXACT = Execution(progress=False, dtype=torch.float64)
 
 
 def learner(**switches: object) -> MAML:
@@ -95,7 +98,7 @@ def shared_run(meta_batch: int = 4) -> Trained:
         seeds=[0, 1],
         metric=MEAN_SQUARED_ERROR,
         validation=validation(),
-        execution=Execution(progress=False, dtype=torch.float64),
+        execution=EXACT,
     )
 
 
@@ -105,6 +108,35 @@ def results(trained: Trained) -> dict[str, Tensor]:
         f"{name}/{key}": value for name in ("best", "last", "history") for key, value in asdict(trained)[name].items()
     }
     return flat | {"best_iteration": trained.best_iteration}
+
+
+def short_run(**changes):
+    """Train a few steps; every argument of `train` can be changed."""
+    settings = {
+        "learner": learner(),
+        "tasks": TASKS,
+        "outer": outer(6, validate_every=2),
+        "seeds": [0, 1, 2],
+        "metric": MEAN_SQUARED_ERROR,
+        "execution": QUIET,
+    } | changes
+    return train(**settings)
+
+
+def assert_same(one, other, *, tolerance: float = 0.0, pick=slice(None)) -> None:
+    """Compare everything two runs leave; `pick` chooses runs of the first."""
+    left, right = results(one), results(other)
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        value = value[:, pick] if name.startswith("history") and value.dim() > 1 else value
+        value = value if name.startswith("history") else value[pick]
+        assert torch.allclose(value, right[name], rtol=0, atol=tolerance, equal_nan=True), name
+
+
+def child(*arguments: str, module: tuple[str, ...] = ("tests.training_runs",)) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *module, *arguments]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[1], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def _one_of_several(folder: Path) -> None:
