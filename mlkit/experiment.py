@@ -94,7 +94,9 @@ def run(unit: Unit, name: str, experiment: Experiment, execution: Execution | No
       `median`, `median_ci95`: over the seeds' medians over tasks;
     - `best_iteration`: of each seed; `tasks_per_second`: training tasks of all seeds; `train_seconds`.
 
-    Arrays: `test_scores` (seeds, tasks) or (seeds, test_steps, tasks), and `history_*` (points, seeds, ...).
+    Arrays: `test_scores` (seeds, tasks), after the first of `test_steps`; with several of them also
+    `test_scores_last` (seeds, tasks), after the last, and `test_by_step` (seeds, steps), means over tasks;
+    `history_*` (points, seeds).
     """
     execution = execution or Execution()
 
@@ -177,7 +179,10 @@ def _summaries(experiment: Experiment, trained: Trained, scores: Tensor) -> dict
 
 def _arrays(experiment: Experiment, trained: Trained, scores: Tensor) -> dict[str, np.ndarray]:
     arrays = {f"history_{name}": _small(values) for name, values in trained.history.items()}
-    arrays["test_scores"] = _small(scores)
+    arrays["test_scores"] = _small(scores[:, 0] if experiment.test_steps else scores)
+    if experiment.test_steps:
+        arrays["test_scores_last"] = _small(scores[:, -1])
+        arrays["test_by_step"] = _small(scores.double().mean(-1))
     if experiment.keep_weights:
         arrays |= {f"meta/{name}": tensor[0].cpu().numpy() for name, tensor in trained.best.items()}
     return arrays

@@ -45,10 +45,12 @@ def sine_experiment(**changes) -> Experiment:
 
 def test_a_record_holds_the_scores_of_every_task_and_the_curves(unit):
     record = run(unit, "maml", sine_experiment(), QUIET)
-    assert record.arrays["test_scores"].shape == (2, 4, 12)  # seeds, steps, tasks
+    assert record.arrays["test_scores"].shape == record.arrays["test_scores_last"].shape == (2, 12)  # seeds, tasks
+    assert record.arrays["test_by_step"].shape == (2, 4)
     assert record.arrays["history_iteration"].tolist() == [0, 3, 6]
     assert record.arrays["history_test"].shape == record.arrays["history_validation"].shape == (3, 2)
-    reported = record.arrays["test_scores"][:, 0].astype(float)
+    reported = record.arrays["test_scores"].astype(float)
+    assert np.allclose(record.arrays["test_by_step"][:, 0], reported.mean(1))
     assert record.scores["mean"] == pytest.approx(reported.mean(), rel=1e-6)
     assert record.scores["ci95"] == pytest.approx(1.96 * reported.std(ddof=1) / np.sqrt(24), rel=1e-5)
     assert record.scores["median"] == pytest.approx(np.median(reported, axis=1).mean(), rel=1e-5)
@@ -64,7 +66,7 @@ def test_the_kept_weights_score_what_the_record_says(unit):
     record = run(unit, "maml", experiment, QUIET)
     test = frozen(experiment.tasks.split("test"), 12, seed=0)
     again = evaluate(experiment.learner, weights_of(record), test, metric=MEAN_SQUARED_ERROR, steps=2)
-    assert torch.allclose(again[0], torch.from_numpy(record.arrays["test_scores"][0, 0]), rtol=1e-4)
+    assert torch.allclose(again[0], torch.from_numpy(record.arrays["test_scores"][0]), rtol=1e-4)
 
 
 def test_a_stored_experiment_is_neither_trained_nor_loaded_again(unit, monkeypatch):

@@ -38,11 +38,9 @@ def test_a_stand_in_is_other_data_and_glyphs_answer_nothing():
     assert verdicts.learns_and_generalizes({("glyphs", 1, "MAML"): RISING}, ways=5) == []
 
 
-def regression_record(validation, scores=None):
-    arrays = {"history_validation": np.array(validation, dtype=float)}
-    if scores is not None:
-        arrays["test_scores"] = np.array(scores, dtype=float)
-    return SimpleNamespace(arrays=arrays)
+def regression_record(validation, first=0.0, last=0.0):
+    names = ("history_validation", "test_scores", "test_scores_last")
+    return SimpleNamespace(arrays=dict(zip(names, map(np.array, (validation, first, last)), strict=True)))
 
 
 @pytest.mark.parametrize(("best", "verdict"), [(0.52, "reproduced"), (0.40, "reproduced"), (0.70, "not reached")])
@@ -53,10 +51,9 @@ def test_an_anchor_is_reached_inside_its_range_or_below(best, verdict):
 
 def test_improvement_is_paired_by_task():
     rng = np.random.default_rng(0)
-    hard = rng.exponential(size=(2, 1, 50))
-    falling = np.concatenate([hard, 2 * hard, hard, 0.9 * hard], axis=1)  # test_steps: 1, 0, 1, 2
-    better = verdicts.keeps_improving("x", regression_record([[1.0]], falling), trained=1, tested=2)
-    worse = verdicts.keeps_improving("x", regression_record([[1.0]], falling[:, [0, 1, 3, 2]]), trained=1, tested=2)
+    hard = rng.exponential(size=(2, 50))
+    better = verdicts.keeps_improving("x", regression_record([[1.0]], hard, 0.9 * hard))
+    worse = verdicts.keeps_improving("x", regression_record([[1.0]], 0.9 * hard, hard))
     assert (better["verdict"], worse["verdict"]) == ("same direction", "not reached")
 
 
