@@ -111,7 +111,6 @@ def _catalogue() -> str:
         if data.steps:
             get = data.steps.format(layout=f"`{data.layout}`").replace("\n", "<br>")
         facts = {
-            "tasks": ", ".join(f"`{name}`" for name in data.tasks),
             "classes, images": f"{data.classes:,} classes, {data.images:,} images",
             "license": data.license,
             "cite": data.citation,
@@ -119,7 +118,8 @@ def _catalogue() -> str:
             "how to get it": get,
         }
         rows = [f"| {name} | {text} |" for name, text in facts.items()]
-        parts.append("\n".join([f"### {data.title}", "", "| | |", "|---|---|", *rows, ""]))
+        names = ", ".join(f"`{name}`" for name in data.tasks)
+        parts.append("\n".join([f"### {data.title}", "", f"| tasks | {names} |", "|---|---|", *rows, ""]))
     return "\n".join(parts)
 
 

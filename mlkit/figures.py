@@ -229,18 +229,19 @@ class Cost:
 
 
 def cost_curves(costs: Mapping[str, Cost]) -> go.Figure:
-    """Draw time and peak memory of one meta-iteration against the number of tasks in flight, side by side."""
-    figure = _figure(make_subplots(cols=2, horizontal_spacing=0.16))
+    """Draw time, and below it peak memory, of one meta-iteration against the number of tasks in flight."""
+    figure = _figure(make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06), height=560)
     for label, style in looks(list(costs)).items():
         cost = costs[label]
         pen = {"mode": "lines+markers", **_pen(label, style)}
         figure.add_scatter(x=cost.chunk_sizes, y=cost.seconds, row=1, col=1, **pen)
         memory = [value / 2**20 for value in cost.peak_bytes]
-        figure.add_scatter(x=cost.chunk_sizes, y=memory, row=1, col=2, showlegend=False, **pen)
+        figure.add_scatter(x=cost.chunk_sizes, y=memory, row=2, col=1, showlegend=False, **pen)
     sizes = sorted({size for cost in costs.values() for size in cost.chunk_sizes})
-    figure.update_xaxes(title="tasks at a time", type="log", tickvals=sizes)
-    figure.update_yaxes(title="seconds per meta-iteration", rangemode="tozero", col=1)
-    return figure.update_yaxes(title="peak memory (MiB)", rangemode="tozero", col=2)
+    figure.update_xaxes(type="log", tickvals=sizes)
+    figure.update_xaxes(title="tasks at a time", row=2)
+    figure.update_yaxes(title="seconds", rangemode="tozero", row=1)
+    return figure.update_yaxes(title="peak memory (MiB)", rangemode="tozero", row=2)
 
 
 def task_gallery(support: np.ndarray, query: np.ndarray) -> go.Figure:

@@ -6,7 +6,7 @@
 
   const mode = () => (document.documentElement.dataset.theme === "dark" ? "dark" : "light");
 
-  // On a narrow screen: smaller words and margins, and a legend that does not push the axes out of sight.
+  // On a narrow screen the words are smaller.
   function layoutFor(element, layout) {
     const narrow = element.clientWidth < 480;
     const font = narrow ? { size: 12 } : {};
@@ -15,6 +15,11 @@
 
   function draw(element) {
     const figure = JSON.parse(element.querySelector("script").textContent);
+    // What must keep its proportions gets lower where the page gets narrower.
+    if (figure.layout.yaxis?.scaleanchor) {
+      figure.layout.height *= Math.min(1, element.clientWidth / 700);
+      element.style.height = `${figure.layout.height}px`;
+    }
     const config = { displayModeBar: false, responsive: true, scrollZoom: false };
     const chart = { element, layout: figure.layout, mode: mode() };
     charts.push(chart);
