@@ -1,0 +1,10 @@
+"""Measure everything: `make bench`. The book shows what lands in book/records/benchmarks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+for script in ("peers.py", "memory.py", "sampling.py"):
+    subprocess.run([sys.executable, Path(__file__).with_name(script)], check=True)
