@@ -1,6 +1,6 @@
 # make book      the book, drawn from the shipped records     RECORDS=fresh: everything computed again, quick presets
 # make test      every test; those that need Chromium are skipped by name where there is none
-# make chapter   UNIT=name [PRESET=quick|smoke|paper]: run one unit, results in runs/
+# make chapter   UNIT=name [PRESET=quick|smoke|paper|...]: run one unit, results in runs/
 # make data      the data sets that may be downloaded: Omniglot and CIFAR-100
 # make bench     time and memory of a meta-iteration, next to other libraries
 # make clean     removes what was built, keeps runs/

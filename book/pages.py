@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import plotly
+import timings
 
 from mlkit import drawings, figures, papers, status, theme
 from mlkit.catalogue import CATALOGUE
-from mlkit.records import SHIPPED, records
+from mlkit.records import SHIPPED
+from mlkit.stored import load
 
 FIGURE = '<figure class="mlkit">'  # how mlkit.figures begins each of its figures
 
@@ -37,7 +38,7 @@ def header(root: Path, unit: str, preset: str) -> str:
 
 def _took(root: Path, unit: str) -> str:
     """Say what the shipped records of a unit took to compute."""
-    proofs = [record.evidence for record in records(root) if record.unit == unit and SHIPPED in record.path.as_posix()]
+    proofs = [load(path).evidence for path in sorted((root / SHIPPED / unit).glob("*.json"))]
     if not proofs:
         return "Its results were computed when this page was built."
     seconds = sum(proof["seconds"] for proof in proofs)
@@ -64,7 +65,7 @@ def generate(root: Path, units: list[str]) -> None:
         book / "generated" / "progress.md": _progress(root),
         book / "generated" / "catalogue.md": _catalogue(),
         book / "generated" / "methods.md": _methods(),
-        book / "generated" / "benchmarks.md": "\n\n".join(_benchmarks(book / "records" / "benchmarks")),
+        book / "generated" / "benchmarks.md": "\n\n".join(timings.page(book / "records" / "benchmarks")) + "\n",
         static / "templates.js": f"window.mlkitTemplates = {json.dumps(templates)};\n",
     }
     for path, text in texts.items():
@@ -128,12 +129,3 @@ def _methods() -> str:
     figure = figures.legend(list(theme.METHODS))
     alt = "One row a method: its line, dash and marker as they appear in every figure."
     return figures.as_html(figure, alt=alt, caption="How each method is drawn, in every figure of the book.") + "\n"
-
-
-def _benchmarks(folder: Path) -> Iterator[str]:
-    """Yield a table for each stored measurement, or one sentence where there is none."""
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        yield "No measurement ships yet; `make bench` makes one on your machine."
-    for path in paths:
-        yield f"```json\n{path.read_text()}\n```"

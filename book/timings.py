@@ -1,0 +1,111 @@
+"""The tables and figures of the benchmarks page, from what `make bench` stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlkit import figures
+
+LIBRARIES = ("mlkit", "learn2learn", "higher", "torchopt")
+Row = dict[str, Any]
+
+
+def page(folder: Path) -> Iterator[str]:
+    """Yield the parts of the page; one sentence where nothing is stored."""
+    stored = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not stored:
+        yield "No measurement ships yet; `make bench` makes one on your machine."
+    for content in sorted(stored, key=lambda content: content["benchmark"] != "peers"):
+        rows = content["rows"]
+        yield f"## {TITLES.get(content['benchmark'], content['benchmark'])}"
+        yield from _peers([row for row in rows if "seconds" in row and "best_peer" in row])
+        yield from _bars([row for row in rows if "measure" in row])
+        yield from (_steps(row["steps"]) for row in rows if "steps" in row)
+        yield from (_chunks(row["chunks"], evidence(content)) for row in rows if "chunks" in row)
+        yield f"Measured on {evidence(content)}."
+
+
+TITLES = {"peers": "Next to other libraries", "sampling": "Overheads", "memory": "Time and memory"}
+
+
+def evidence(content: Row) -> str:
+    """Return where and with what a benchmark was measured."""
+    hardware, software = content["hardware"], content["software"]
+    machine = f"GPU {hardware['gpu']}" if hardware["gpu"] else f"{hardware['cores']} CPU cores ({hardware['cpu']})"
+    versions = [f"{name} {software[name]}" for name in ("torch", *LIBRARIES) if name in software]
+    return f"{machine}, {', '.join(versions)}, {content['date'][:10]}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    rule = ("---", *["---:"] * (len(head) - 1))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def _peers(rows: list[Row]) -> Iterator[str]:
+    """Yield milliseconds of one meta-iteration by library, then how exact the float32 meta-gradient is."""
+    if not rows:
+        return
+    order = {1: "first", 2: "second"}
+    times = [
+        (
+            f"{row['case']}, {order[row['order']]} order",
+            *(_milliseconds(row["seconds"].get(name)) for name in LIBRARIES),
+            f"{row['ratio']:.1f}" + (f" (bar {row['bar']:g})" if row["bar"] else ""),
+        )
+        for row in rows
+    ]
+    yield "Milliseconds of one meta-iteration, and how many times faster than the best of the others:"
+    yield _table(("case", *LIBRARIES, "times faster"), times)
+    exact = [
+        (
+            f"{row['case']}, {order[row['order']]} order",
+            *(_power(row["float32_error"].get(name)) for name in LIBRARIES),
+            *(f"{row['peak_bytes'][name] / 2**20:.0f}" for name in ("mlkit", row["best_peer"])),
+        )
+        for row in rows
+    ]
+    yield "Relative distance of the float32 meta-gradient from float64, and peak memory above the start in MiB:"
+    yield _table(("case", *LIBRARIES, "MiB, mlkit", "MiB, best peer"), exact)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1000 * seconds:.3g}" if seconds < 0.1 else f"{1000 * seconds:.0f}"
+
+
+def _power(value: float | None) -> str:
+    return "" if value is None else f"{value:.0e}"
+
+
+def _bars(rows: list[Row]) -> Iterator[str]:
+    """Yield what has one number and a bar that it must stay below."""
+    if rows:
+        cells = [(row["measure"], f"{row['value']:.3g}", f"at most {row['bar']:g}") for row in rows]
+        yield _table(("measure", "value", "bar"), cells)
+
+
+def _steps(points: list[Row]) -> str:
+    """Return time and memory against inner steps, plain and checkpointed."""
+    rows = [
+        (
+            f"{point['steps']}" + (", checkpointed" if point["checkpoint"] else ""),
+            _milliseconds(point["seconds"]),
+            f"{point['peak_bytes'] / 2**20:.0f}",
+        )
+        for point in points
+    ]
+    return _table(("inner steps", "milliseconds", "peak memory (MiB)"), rows)
+
+
+def _chunks(points: list[Row], where: str) -> str:
+    """Return the dial between time and memory: the number of tasks that run at a time."""
+    costs: dict[str, figures.Cost] = {}
+    labels = {"MAML, query sets one at a time": True, "MAML, query sets together": False}
+    for label, single in labels.items():
+        line = [p for p in points if (p["query_chunk"] == 1 if single else p["query_chunk"] == p["chunk_size"])]
+        columns = [[point[key] for point in line] for key in ("chunk_size", "seconds", "peak_bytes")]
+        costs[label] = figures.Cost(*columns)
+    alt = "Seconds and peak memory of one meta-iteration against the number of tasks that run at a time."
+    return figures.as_html(figures.cost_curves(costs), alt=alt, caption=f"Second order, Omniglot, 16 tasks. {where}.")
