@@ -206,6 +206,9 @@ def score_bars(bars: Sequence[Bar], *, x_title: str) -> go.Figure:
 def score_distribution(scores: Mapping[str, Array], *, x_title: str, log_x: bool = False) -> go.Figure:
     """Draw, for each label, the share of tasks with at most a score: the whole distribution behind a mean.
 
+    The axis leaves the outermost half percent on either side to the reader's zoom: a few diverged tasks must not decide
+    the scale.
+
     Args:
         scores: label -> one score a task, (tasks,).
         x_title: title of the horizontal axis, with its unit.
@@ -213,9 +216,14 @@ def score_distribution(scores: Mapping[str, Array], *, x_title: str, log_x: bool
     """
     figure = _figure(xaxis_title=x_title, xaxis_type="log" if log_x else "linear", yaxis_title="share of tasks")
     share = np.linspace(0, 1, 201)
+    drawn = {}
     for label, style in looks(list(scores)).items():
-        values = np.quantile(np.asarray(scores[label], dtype=float), share)
-        figure.add_scatter(x=values, y=share, mode="lines", **_pen(label, style))
+        with np.errstate(invalid="ignore"):  # a diverged task may score infinity
+            drawn[label] = np.quantile(np.asarray(scores[label], dtype=float), share)
+        figure.add_scatter(x=drawn[label], y=share, mode="lines", **_pen(label, style))
+    inner = np.concatenate([values[1:-1] for values in drawn.values()])
+    inner = inner[np.isfinite(inner)]
+    figure.update_xaxes(range=_limits(np.log10(np.maximum(inner, 1e-12)) if log_x else inner))
     return figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
 
 

@@ -55,6 +55,10 @@ def test_improvement_is_paired_by_task():
     better = verdicts.keeps_improving("x", regression_record([[1.0]], hard, 0.9 * hard))
     worse = verdicts.keeps_improving("x", regression_record([[1.0]], 0.9 * hard, hard))
     assert (better["verdict"], worse["verdict"]) == ("same direction", "not reached")
+    diverged = 0.9 * hard
+    diverged[0, 0] = np.inf
+    known = verdicts.keeps_improving("x", regression_record([[1.0]], hard, diverged))
+    assert (known["verdict"], "1 diverge" in known["note"]) == ("same direction", True)
 
 
 def test_the_table_shows_every_row_or_says_there_is_none():
