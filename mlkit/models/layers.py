@@ -98,11 +98,6 @@ def max_pool(x: Tensor) -> Tensor:
     return F.max_pool2d(x.flatten(0, -4), 2).unflatten(0, x.shape[:-3])
 
 
-def max_pool_relu(x: Tensor) -> Tensor:
-    """Return the ReLU of the 2x2 max-pool."""
-    return torch.relu(max_pool(x))
-
-
 def _pools_first(weight: Tensor) -> bool:
     """Tell whether pooling commutes with the normalization and is cheaper before it: no channel changes its sign."""
     return weight.dim() == 2 and not weight.is_cuda and bool((weight > 0).all())
