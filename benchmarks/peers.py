@@ -154,10 +154,10 @@ def measure(case: Case, device: str, repeats: int) -> dict[str, Any]:
     exact = {name: method(case, exact_weights, exact_batch) for name, method in METHODS.items()}
     errors = {name: [distance(method(case, weights, batch), exact["mlkit"])] for name, method in METHODS.items()}
     times = turns(case, weights, batch, repeats)
-    for other in batches[1:]:
-        reference = ours(case, exact_weights, other.to(dtype=torch.float64))
-        for name in ("mlkit", "learn2learn"):
-            errors[name].append(distance(METHODS[name](case, weights, other), reference))
+    for name, values in float32_errors(case, weights, exact_weights, batches[1:]).items():
+        errors[name] += values
+    drawn = list(case.drawings(DRAWS * case.tasks).to(device).chunks(case.tasks)) if case.drawings else []
+    on_drawings = float32_errors(case, weights, exact_weights, drawn)
     medians = {name: statistics.median(values) for name, values in times.items()}
     best = min((name for name in METHODS if name != "mlkit"), key=medians.get)
     return {
@@ -170,6 +170,7 @@ def measure(case: Case, device: str, repeats: int) -> dict[str, Any]:
         "bar": case.bar,
         "float32_error": {name: statistics.median(values) for name, values in errors.items()},
         "float32_errors": errors,
+        "float32_errors_on_drawings": on_drawings,
         "float64_distance": {name: distance(exact[name], exact["mlkit"]) for name in METHODS if name != "mlkit"},
         "peak_bytes": {name: peak(case, name, device) for name in METHODS},
         "execution": {
@@ -179,6 +180,18 @@ def measure(case: Case, device: str, repeats: int) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def float32_errors(
+    case: Case, weights: Weights, exact_weights: Weights, batches: list[TaskBatch]
+) -> dict[str, list[float]]:
+    """Return the relative float32 errors of mlkit and learn2learn on each meta-batch."""
+    errors: dict[str, list[float]] = {"mlkit": [], "learn2learn": []}
+    for batch in batches:
+        exact = ours(case, exact_weights, batch.to(dtype=torch.float64))
+        for name, values in errors.items():
+            values.append(distance(METHODS[name](case, weights, batch), exact))
+    return errors
 
 
 def turns(case: Case, weights: Weights, batch: TaskBatch, repeats: int) -> dict[str, list[float]]:
