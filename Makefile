@@ -21,7 +21,7 @@ book: $(READY)
 	@$(BIN)/python book/build.py $(if $(filter fresh,$(RECORDS)),--fresh)
 
 test: $(READY)
-	@$(BIN)/pytest
+	@OMP_NUM_THREADS=1 $(BIN)/pytest
 
 chapter: $(READY)
 	@test -n "$(UNIT)" || { echo "name a unit: make chapter UNIT=few_shot_regression"; exit 2; }
@@ -32,7 +32,7 @@ data: $(READY)
 	@$(BIN)/mlkit data get cifar100
 
 bench: $(READY)
-	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks
+	@$(BIN)/python benchmarks
 
 clean:
 	rm -rf book/_build book/units book/generated book/reproduction.md

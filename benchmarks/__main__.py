@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+from mlkit.running import ENVIRONMENT
+
 for script in ("peers.py", "memory.py", "sampling.py"):
-    subprocess.run([sys.executable, Path(__file__).with_name(script)], check=True)
+    subprocess.run([sys.executable, Path(__file__).with_name(script)], check=True, env=ENVIRONMENT | os.environ)

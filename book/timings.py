@@ -80,7 +80,7 @@ def _peers(rows: list[Row]) -> Iterator[str]:
     ]
     if drawn:
         yield (
-            "That was on noise images. On drawings most pixels are exactly zero, some activations lie within rounding of "
+            "That was on noise images. On drawings most pixels are zero, some activations lie within rounding of "
             "the kink of a ReLU, and in float32 a task can fall on its other side: in any library. Lowest, median and "
             "highest error of five meta-batches of characters:"
         )

@@ -16,6 +16,12 @@ from mlkit.stored import canonical
 
 NOTEBOOKS, RUNS = "notebooks", "runs"
 QUICK = "quick"  # the defaults of every unit
+ENVIRONMENT = {  # of the kernel, where the reader's own does not say otherwise; they change time, not results
+    "OMP_WAIT_POLICY": "PASSIVE",  # idle threads sleep: spinning ones stall a busy machine
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",  # glibc: keep the memory of large activations
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",  # instead of returning it and faulting it in again at every step
+    "MALLOC_TOP_PAD_": "67108864",
+}
 
 
 class RunError(ValueError):
@@ -98,6 +104,8 @@ def run(unit: str, given: Mapping[str, Any], *, root: Path, output: Path | None 
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MLKIT_ROOT", str(root))  # the kernel's, wherever it is started
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's remark on frozen modules
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import papermill
 
     try:
