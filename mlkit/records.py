@@ -32,6 +32,7 @@ from mlkit.papers import judged
 from mlkit.stored import Record, RecordError, canonical, load, plain, write
 
 SHIPPED, LOCAL = "book/records", "runs"
+BENCHMARKS = "benchmarks"  # a folder beside those of the units: timings, no records
 MODES = ("fresh", "publish")
 
 
@@ -195,7 +196,8 @@ def records(root: Path | str | None = None) -> Iterator[Record]:
     """
     top = Path(root) if root else project.root()
     for place in (SHIPPED, LOCAL):
-        yield from map(load, sorted((top / place).glob("*/*.json")))
+        paths = sorted((top / place).glob("*/*.json"))
+        yield from map(load, (path for path in paths if path.parent.name != BENCHMARKS))
 
 
 def _modes() -> set[str]:

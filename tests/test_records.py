@@ -272,3 +272,10 @@ def test_shipped_records_are_whole_and_small():
         assert json.loads(path.read_text())["arrays"] is None or record.arrays
         assert path.name == f"{record.name}-{record.key[:8]}.json"
         assert record.key == record_key(record.unit, record.name, record.settings)
+
+
+def test_timings_beside_the_units_are_no_records(tmp_path):
+    folder = tmp_path / "book" / "records" / "benchmarks"
+    folder.mkdir(parents=True)
+    (folder / "peers.json").write_text('{"rows": []}')
+    assert list(records(tmp_path)) == []
