@@ -107,7 +107,7 @@ def meta_gradient(
     run_of_task = torch.arange(len(tasks), device=tasks.seeds.device) // (len(tasks) // runs)
     sums: Meta = {name: torch.zeros_like(tensor) for name, tensor in meta.items()}
     losses, outputs = [], []
-    size = chunk_size or len(tasks)
+    size = min(chunk_size or len(tasks), -(-len(tasks) // workers))  # no worker idles
     chunks = [slice(first, first + size) for first in range(0, len(tasks), size)]
 
     def work(learner: Learner, rows: slice) -> TaskGradients:
