@@ -134,7 +134,6 @@ def cases(device: str = "cpu") -> list[Case]:
     """Return all cases, each in second and in first order."""
     cpu = device == "cpu"
     split = {"chunk_size": 4, "query_chunk": 1, "workers": os.cpu_count() or 1} if cpu else {}
-    large = split | {"chunk_size": 1, "query_chunk": 1} if cpu else {}
 
     def conv4(name: str, count: int, how: dict[str, Any], mean: bool = False, **form: Any) -> Case:
         drawn = {"size": form["size"], "channels": form["channels"]}
@@ -155,7 +154,6 @@ def cases(device: str = "cpu") -> list[Case]:
     second_order = [
         conv4("Omniglot conv4-64 max-pool, 16 tasks, 5 steps", 16, split | {"bar": 2.0}, **small),
         conv4("Omniglot conv4-64 stride 2, 16 tasks, 5 steps", 16, split, **strided),
-        conv4("84x84 conv4-48 max-pool, 4 tasks, 5 steps", 4, large, size=84, channels=3, filters=48),
         Case("sine MLP, 25 tasks, 1 step", MLP, PlainMLP, sines, 25, 0.01, steps=1, regression=True),
         Case("sine MLP, 25 tasks, 5 steps", MLP, PlainMLP, sines, 25, 0.01, regression=True, bar=8.0),
     ]

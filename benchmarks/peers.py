@@ -35,7 +35,7 @@ from torch.func import functional_call
 from mlkit.evidence import Meter
 from mlkit.tasks import TaskBatch
 
-DRAWS = 5  # meta-batches whose float32 errors are compared
+DRAWS = 3  # meta-batches whose float32 errors are compared
 Weights = dict[str, Tensor]
 Method = Callable[[Case, Weights, TaskBatch], Weights]
 

@@ -82,7 +82,7 @@ def _peers(rows: list[Row]) -> Iterator[str]:
         yield (
             "That was on noise images. On drawings most pixels are zero, some activations lie within rounding of "
             "the kink of a ReLU, and in float32 a task can fall on its other side: in any library. Lowest, median and "
-            "highest error of five meta-batches of characters:"
+            "highest error of three meta-batches of characters:"
         )
         yield _table(("case", "mlkit", "learn2learn"), drawn)
 
