@@ -52,7 +52,7 @@ def call(model: nn.Module, weights: Weights, buffers: Weights, x: Tensor, phase:
     """Apply `model` to x (tasks, examples, ...) with each task's own weights; return outputs and new buffers.
 
     Any `nn.Module` serves: it is mapped over tasks by `torch.vmap`. One whose layers understand stacked weights says so
-    by an attribute `stacks_tasks` and is called once. The module itself is left as it was.
+    by an attribute `stacks_tasks` and is called once. The module keeps its own weights; only its mode is set.
     """
     set_phase(model, phase)
     if getattr(model, "stacks_tasks", False):

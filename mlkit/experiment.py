@@ -92,7 +92,8 @@ def run(unit: Unit, name: str, experiment: Experiment, execution: Execution | No
 
     - `mean`, `ci95`: over test tasks of all seeds; `seed_mean`, `seed_ci95`: over the seeds' means;
       `median`, `median_ci95`: over the seeds' medians over tasks;
-    - `best_iteration`: of each seed; `tasks_per_second`: training tasks of all seeds; `train_seconds`.
+    - `best_iteration`: of each seed; `train_seconds`, validation included, and `tasks_per_second`: training
+      tasks of all seeds over them.
 
     Arrays: `test_scores` (seeds, tasks), after the first of `test_steps`; with several of them also
     `test_scores_last` (seeds, tasks), after the last, and `test_by_step` (seeds, steps), means over tasks;

@@ -30,7 +30,7 @@ class Trained:
 
     best: state of each run at its best validation (the last one where there is no validation); last: final state;
     best_iteration (runs,); history: name -> tensor (points, runs, ...), and `iteration` (points,);
-    seconds: wall time spent training, over all sessions of the run.
+    seconds: wall time spent training and validating, over all sessions of the run.
     """
 
     best: Meta

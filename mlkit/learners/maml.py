@@ -23,7 +23,7 @@ class MAML:
 
     $$\tilde\theta_i = \theta_{i,T},\quad \theta_{i,t+1} = \theta_{i,t} - \alpha \nabla L_{S_i}(\theta_{i,t}),\quad
     \min_\theta \sum_i L_{Q_i}(\tilde\theta_i)$$ (Finn et al. 2017, algorithm 1.) With a mean loss; Finn's code sums
-    over the examples of a class, so its inner learning rates are `ways` times smaller for the same step.
+    it over the classes, so its inner learning rates are `ways` times smaller for the same step.
 
     Args:
         model: any module; its own weights are not used.

@@ -125,7 +125,9 @@ def conv4(variant: Variant, ways: int, *, size: int, channels: int, norm: Policy
     | guiroy-mini | 48 | 1 | pool | flatten | paper 003, miniImageNet |
     | huisman | 64 | 0 | pool | flatten | paper 002 (needs images of at least 46 pixels) |
     | chen | 64 | 1 | pool | flatten | Chen et al. 2019 |
-    | small | 32 | 1 | pool | flatten | a light net for 28-32 pixel images; the quick presets |
+    | small | 32 | 1 | pool | flatten | a light net for 28-32 pixel images; of no paper |
+
+    Not as in the sources: Finn et al. normalize without gamma, and draw the head for Omniglot from N(0, 1).
 
     Raises:
         ValueError: the variant is unknown, or the images are too small for it.
