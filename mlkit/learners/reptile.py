@@ -63,6 +63,8 @@ class Displacement:
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(f"expected a variant out of {', '.join(VARIANTS)}; got {self.variant!r}")
+        if self.pool not in ("support", "all"):
+            raise ValueError(f"expected pool 'support' or 'all', got {self.pool!r}")
         if self.inner_lr <= 0 or self.inner_steps < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise ValueError(
                 f"expected inner_lr > 0, inner_steps >= 1 and batch_size >= 1 or None, got inner_lr={self.inner_lr}, "

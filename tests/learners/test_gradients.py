@@ -191,3 +191,12 @@ def test_cross_entropy_is_the_mean_over_a_tasks_examples():
     labels = torch.tensor([[0, 1, 2, 0, 1], [2, 2, 1, 0, 0]])
     expected = [torch.nn.functional.cross_entropy(one, y) for one, y in zip(scores, labels, strict=True)]
     assert torch.allclose(cross_entropy(scores, labels), torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"variant": "reptil"}, "expected a variant out of reptile"), ({"pool": "query"}, "expected pool 'support' or")],
+)
+def test_unknown_choices_of_a_displacement_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Displacement(Quadratic(), **changes)
