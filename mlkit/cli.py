@@ -67,7 +67,7 @@ def _add_data(commands: Any) -> None:
     data.set_defaults(command=_data)
     actions = data.add_subparsers(required=True, metavar="ACTION", dest="action")
     for action, text in (
-        ("list", "print every data set: its size, its license, whether it is here"),
+        ("list", "print every data set: its size, whether it is here, its license, its source"),
         ("get", "download a data set, or say how to get it by hand"),
         ("check", "verify the files of a data set"),
     ):
@@ -137,7 +137,7 @@ def _listed(dataset: Any, root: Path | None) -> str:
     folder = dataset.folder(root)
     is_built_in = not dataset.archives and not dataset.steps
     place = "built in" if is_built_in else f"in {folder}" if folder.exists() else "not here"
-    return f"{dataset.name:<14}{dataset.title}\n{'':<14}{dataset.size}; {place}; {dataset.license}"
+    return f"{dataset.name:<14}{dataset.title}\n{'':<14}{dataset.size}; {place}; {dataset.license}; {dataset.source}"
 
 
 def _run(options: argparse.Namespace) -> int:

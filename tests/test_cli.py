@@ -146,6 +146,7 @@ def test_data_list_names_every_data_set(capsys, tmp_path):
     assert "omniglot " in printed
     assert "not here" in printed
     assert "built in" in printed
+    assert "https://github.com/brendenlake/omniglot" in printed
 
 
 def test_data_check_tells_what_is_missing(capsys, tmp_path):
