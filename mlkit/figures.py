@@ -199,7 +199,7 @@ def score_bars(bars: Sequence[Bar], *, x_title: str) -> go.Figure:
         x, y = [bar.paper for bar in printed], [bar.label for bar in printed]
         marker = {"color": NEUTRAL, "symbol": "diamond-open", "size": 13, "line": {"width": 2}}
         error = {"type": "data", "array": [bar.paper_ci95 for bar in printed], "color": NEUTRAL, "thickness": 1.5}
-        figure.add_scatter(x=x, y=y, error_x=error, mode="markers", marker=marker, name="printed in the paper")
+        figure.add_scatter(x=x, y=y, error_x=error, mode="markers", marker=marker, name="the authors' value")
     return figure.update_yaxes(autorange="reversed", type="category")
 
 
