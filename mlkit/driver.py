@@ -141,7 +141,7 @@ def _in_order(
         return
 
     def one_worker(worker: int) -> list[TaskGradients]:
-        torch.set_num_threads(1)  # of this thread alone
+        torch.set_num_threads(1)  # the caller's own number stays
         own = copy.deepcopy(learner)  # functional_call lends its weights to the module while it runs
         return [work(own, rows) for rows in chunks[worker::workers]]
 

@@ -75,8 +75,12 @@ class Summary:
 
 
 def over_tasks(scores: Tensor) -> Summary:
-    """Mean over all scores with 1.96 sd / sqrt(n): how well the mean is known for these seeds. Needs two scores."""
-    return _summary(scores.flatten().double())
+    """Average the runs' scores of each task (runs, tasks), then the tasks: how well the mean is known for these seeds.
+
+    The interval is 1.96 sd / sqrt(tasks), ddof 1. All runs are judged on the same tasks, so only tasks count as
+    independent. It is NaN for a single task.
+    """
+    return _summary(scores.double().reshape(-1, scores.shape[-1]).mean(0))
 
 
 def over_seeds(scores: Tensor, *, statistic: str = "mean") -> Summary:

@@ -90,7 +90,7 @@ def run(unit: Unit, name: str, experiment: Experiment, execution: Execution | No
 
     Scores of the record, with the metric of the experiment:
 
-    - `mean`, `ci95`: over test tasks of all seeds; `seed_mean`, `seed_ci95`: over the seeds' means;
+    - `mean`, `ci95`: over test tasks, each averaged over the seeds; `seed_mean`, `seed_ci95`: over the seeds' means;
       `median`, `median_ci95`: over the seeds' medians over tasks;
     - `best_iteration`: of each seed; `train_seconds`, validation included, and `tasks_per_second`: training
       tasks of all seeds over them.

@@ -14,10 +14,10 @@ from mlkit.records import SHIPPED, records
 from mlkit.stored import Record
 
 TITLES = {
-    "000": "Meta-Learning Initializations for Image Segmentation",
-    "002": "Understanding deep meta-learning, chapter 3",
-    "003": "On the Objective Landscapes and Generalization in Gradient-Based Meta-Learning",
-    "004": "Meta-Learning with Latent Embedding Optimization",
+    "000": "Meta-learning initializations for image segmentation",
+    "002": "Stateless neural meta-learning using second-order gradients",
+    "003": "Towards understanding generalization in gradient-based meta-learning",
+    "004": "Meta-learning with latent embedding optimization",
 }
 
 
