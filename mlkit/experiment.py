@@ -136,7 +136,7 @@ def _train(experiment: Experiment, tasks: _Loaded, execution: Execution, work: W
     trackers = {}
     if experiment.tracked_test_tasks:
         judge, watched = _judge(experiment, execution), tasks.test[: experiment.tracked_test_tasks]
-        trackers["test"] = lambda meta: judge(meta, watched).double().mean(1)
+        trackers["test"] = lambda meta, _: judge(meta, watched).double().mean(1)
     return train(
         experiment.learner,
         tasks.train,

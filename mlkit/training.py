@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -15,13 +16,11 @@ from tqdm.auto import tqdm
 
 from mlkit import checkpoint
 from mlkit.driver import Learner, Meta, MetaGradient, meta_gradient
-from mlkit.evaluation import evaluate
 from mlkit.losses import Metric
 from mlkit.outer import Execution, OuterLoop, Validation
 from mlkit.tasks.base import TaskBatch, TaskDistribution
+from mlkit.tracking import Tracker, observe, recorded
 from mlkit.training_state import TrainingState, start
-
-Tracker = Callable[[Meta], Tensor]  # stacked meta-parameters (runs, ...) -> numbers (runs, ...)
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class Trained:
 
     best: state of each run at its best validation (the last one where there is no validation); last: final state;
     best_iteration (runs,); history: name -> tensor (points, runs, ...), and `iteration` (points,);
-    seconds: wall time spent training and validating, over all sessions of the run.
+    seconds: wall time spent training and validating, tracking_seconds: wall time spent in trackers, both over all
+    sessions of the run.
     """
 
     best: Meta
@@ -38,6 +38,7 @@ class Trained:
     best_iteration: Tensor
     history: dict[str, Tensor]
     seconds: float
+    tracking_seconds: float
 
 
 def train(
@@ -65,19 +66,22 @@ def train(
         seeds: one run each; initialization and tasks of a run depend on its seed alone.
         metric: score of the query sets while training, recorded as `train_<name>`, beside `train_loss`.
         validation: picks the best state; recorded as `validation`.
-        trackers: further quantities to record at the same points, as functions of the stacked meta-parameters.
+        trackers: further quantities to record at the same points, as functions of the stacked meta-parameters and the
+            iteration; one that returns several by name records them under those names.
         execution: device, chunks, workers.
         folder: where checkpoints go; None to keep none.
 
     Raises:
         FloatingPointError: a loss or meta-gradient is not finite; names the step, the learner, the last checkpoint.
         checkpoint.Interrupted: Ctrl-C or SIGTERM came; the state is saved.
-        ValueError: the folder holds a run with other settings, or a meta-batch cannot be shared out evenly.
+        ValueError: the folder holds a run with other settings, a meta-batch cannot be shared out evenly, or trackers
+            disagree about names.
     """
     execution = execution or Execution()
-    observers = _observers(learner, validation, trackers or {}, execution)
+    trackers = trackers or {}
     state = start(learner, outer, seeds, validation, execution)
-    fingerprint = _fingerprint(learner, tasks, outer, seeds, validation, [metric.name, *sorted(trackers or {})])
+    fingerprint = _fingerprint(learner, tasks, outer, seeds, validation, recorded(metric, trackers))
+    look = {"validation": validation, "trackers": trackers, "execution": execution}
     keeper = _Keeper(folder, fingerprint, execution.checkpoint_seconds)
     keeper.resume(state)
     clock = time.monotonic()
@@ -87,13 +91,13 @@ def train(
         tqdm(total=outer.iterations, initial=state.iteration, unit="step", disable=quiet) as bar,
     ):
         if not state.history:
-            _observe(state, observers, validation, metric)
+            observe(state, learner, metric, **look)
         while state.iteration < outer.iterations:
             batch = _next_batch(state, tasks, outer.meta_batch, execution)
             _step(state, learner, outer, batch, metric, execution, keeper)
             last = state.iteration == outer.iterations
             if last or state.iteration % outer.validate_every == 0:
-                _observe(state, observers, validation, metric)
+                observe(state, learner, metric, **look)
             state.seconds, clock = state.seconds + time.monotonic() - clock, time.monotonic()
             _report(bar, state, outer.meta_batch * len(seeds), metric)
             keeper.save(state, now=last or bool(signals))
@@ -165,48 +169,8 @@ def _clip(parameters: list[Tensor], outer: OuterLoop) -> None:
             parameter.grad.mul_(factors.view(-1, *[1] * (parameter.dim() - 1)))
 
 
-def _observers(
-    learner: Learner, validation: Validation | None, trackers: Mapping[str, Tracker], execution: Execution
-) -> dict[str, Tracker]:
-    """Return what is recorded at each point of the history besides the training loss and score."""
-    if validation is None:
-        return dict(trackers)
-
-    def scores(meta: Meta) -> Tensor:
-        values = evaluate(
-            learner,
-            meta,
-            validation.tasks,
-            metric=validation.metric,
-            steps=validation.steps,
-            chunk_size=execution.evaluation_chunk,
-            device=execution.device,
-        )
-        return values.double().mean(1)
-
-    return {"validation": scores, **trackers}
-
-
-def _observe(
-    state: TrainingState, observers: Mapping[str, Tracker], validation: Validation | None, metric: Metric
-) -> None:
-    """Add one point to the history; keep what is best. The training numbers are means since the last point."""
-    training = (state.sums / state.summed).tolist() if state.summed else [[float("nan")] * state.sums.shape[1]] * 2
-    point: dict[str, object] = {"iteration": state.iteration, "train_loss": training[0]}
-    point[f"train_{metric.name}"] = training[1]
-    meta = state.frozen_meta()
-    for name, observe in observers.items():
-        point[name] = observe(meta).tolist()
-    if validation is not None:
-        scores = torch.tensor(point["validation"], dtype=torch.float64)
-        state.keep_best(scores, validation.metric.better(scores, state.best_score))
-    for name, value in point.items():
-        state.history.setdefault(name, []).append(value)
-    state.sums, state.summed = torch.zeros_like(state.sums), 0
-
-
 def _report(bar: tqdm, state: TrainingState, tasks_per_step: int, metric: Metric) -> None:
-    shown = {"tasks/s": f"{state.iteration * tasks_per_step / max(state.seconds, 1e-9):.0f}"}
+    shown = {"tasks/s": f"{state.iteration * tasks_per_step / max(state.seconds - state.tracking_seconds, 1e-9):.0f}"}
     if state.summed:
         shown["loss"] = f"{float(state.sums[0].mean()) / state.summed:.4f}"
         shown[metric.name] = f"{float(state.sums[1].mean()) / state.summed:.4f}"
@@ -223,7 +187,7 @@ def _finish(state: TrainingState, validation: Validation | None) -> Trained:
     else:
         best, iterations = state.best, state.best_iteration
     history = {name: torch.tensor(values, dtype=torch.float64) for name, values in state.history.items()}
-    return Trained(best, last, iterations, history, state.seconds)
+    return Trained(best, last, iterations, history, state.seconds - state.tracking_seconds, state.tracking_seconds)
 
 
 @dataclass
@@ -268,7 +232,7 @@ def _fingerprint(
     outer: OuterLoop,
     seeds: Sequence[int],
     validation: Validation | None,
-    recorded: list[str],
+    recorded: list[Any],
 ) -> str:
     """Return a hash of all that decides the result and what is `recorded` of it."""
     judged = [validation.tasks.content_hash, validation.metric.name, validation.steps] if validation else None

@@ -30,7 +30,8 @@ class TrainingState:
     sums: Tensor  # (2, runs): losses and scores of the steps since the last point of the history
     summed: int = 0
     iteration: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of all, and of these in trackers
+    tracking_seconds: float = 0.0
     history: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
@@ -63,6 +64,7 @@ class TrainingState:
             "summed": self.summed,
             "iteration": self.iteration,
             "seconds": self.seconds,
+            "tracking_seconds": self.tracking_seconds,
             "history": self.history,
         }
 
@@ -79,6 +81,7 @@ class TrainingState:
             self.scheduler.load_state_dict(saved["scheduler"])
         for name in ("best_score", "best_iteration", "sums", "summed", "iteration", "seconds", "history"):
             setattr(self, name, saved[name])
+        self.tracking_seconds = saved.get("tracking_seconds", 0.0)  # older checkpoints do not know it
 
 
 def start(

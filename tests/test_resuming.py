@@ -66,7 +66,7 @@ def test_a_signal_saves_and_stops(interrupted, unbroken, number):
 
 
 def test_without_a_folder_an_interruption_says_that_nothing_was_kept():
-    def interrupt(meta):
+    def interrupt(meta, iteration):
         signal.raise_signal(signal.SIGTERM)
         return runs.bias_norm(meta)
 
@@ -76,7 +76,7 @@ def test_without_a_folder_an_interruption_says_that_nothing_was_kept():
 
 
 def test_a_second_signal_stops_at_once():
-    def interrupt(meta):
+    def interrupt(meta, iteration):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
@@ -186,7 +186,7 @@ def halfway(schedule):
     ids=["none", "cosine", "milestones", "function", "one cycle"],
 )
 def test_any_schedule_goes_on_where_it_stopped(tmp_path, schedule):
-    def stop_at_step_3(meta):
+    def stop_at_step_3(meta, iteration):
         count.append(1)
         if len(count) == 2:  # recorded at steps 0, 2, 4, 6
             signal.raise_signal(signal.SIGTERM)

@@ -84,7 +84,7 @@ def test_higher_may_be_better():
 
 @pytest.mark.parametrize(("iterations", "points"), [(6, [0, 4, 6]), (8, [0, 4, 8]), (3, [0, 3])])
 def test_history_has_a_point_at_the_start_at_each_validation_and_at_the_end(iterations, points):
-    trackers = {"bias": runs.bias_norm, "matrix": lambda meta: meta["theta.0.weight"]}
+    trackers = {"bias": runs.bias_norm, "matrix": lambda meta, iteration: meta["theta.0.weight"]}
     trained = short_run(outer=runs.outer(iterations, validate_every=4), validation=runs.validation(), trackers=trackers)
     history = trained.history
     assert history["iteration"].tolist() == points

@@ -48,7 +48,7 @@ def validation() -> Validation:
     return Validation(frozen(sine("huisman", "val", query=4), 5, seed=0), MEAN_SQUARED_ERROR)
 
 
-def bias_norm(meta: dict[str, Tensor]) -> Tensor:
+def bias_norm(meta: dict[str, Tensor], _iteration: int = 0) -> Tensor:
     """Track one number a run."""
     return meta["theta.0.bias"].double().norm(dim=1)
 
