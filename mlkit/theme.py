@@ -52,6 +52,7 @@ METHODS: dict[str, Look] = {
     "TURTLE": Look("#3c7700", "hexagon", "solid"),
     "LEO": Look("#b655dc", "hourglass", "solid"),
     "regularized MAML": Look("#555fec", "circle-open", "dash"),
+    "finetuning": Look("#a55270", "bowtie", "dot"),
 }
 
 

@@ -18,7 +18,7 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, f
     """Return the HTML that `show` puts on a page."""
     pages: list[str] = []
     monkeypatch.setenv("MLKIT_BOOK", "1")
-    monkeypatch.setattr(figures, "display", lambda *parts: pages.extend(part.data for part in parts))
+    monkeypatch.setattr(figures.page, "display", lambda *parts: pages.extend(part.data for part in parts))
     figures.show(figure, alt='two "curves"', caption="MSE < 1 over 2 runs")
     return "".join(pages)
 

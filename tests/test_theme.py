@@ -17,6 +17,7 @@ TOGETHER = [  # methods that share a figure
     ("MAML", "FOMAML", "transfer", "ANIL", "Meta-SGD"),
     ("FOMAML*", "joint-trained", "from scratch"),
     ("MAML", "LSTM", "TURTLE", "transfer", "from scratch"),
+    ("MAML", "FOMAML", "finetuning"),
     ("MAML", "FOMAML", "regularized MAML"),
     ("MAML", "LEO", "Meta-SGD"),
 ]
