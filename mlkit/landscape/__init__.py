@@ -18,18 +18,26 @@ Example:
 """
 
 from mlkit.landscape.coherence import Coherence, coherence, pairwise
+from mlkit.landscape.curvature import Curvature, spectral_norm
 from mlkit.landscape.directions import adaptations, displacements, flatten, gradients, representations
 from mlkit.landscape.displacement import MEASURES, displacement
+from mlkit.landscape.hessian import Hessian
+from mlkit.landscape.lanczos import dominant, random_start
 
 __all__ = [
     "MEASURES",
     "Coherence",
+    "Curvature",
+    "Hessian",
     "adaptations",
     "coherence",
     "displacement",
     "displacements",
+    "dominant",
     "flatten",
     "gradients",
     "pairwise",
+    "random_start",
     "representations",
+    "spectral_norm",
 ]
