@@ -12,12 +12,13 @@ from torch import Tensor
 
 from mlkit.driver import Learner, Meta
 from mlkit.evaluation import evaluate, over_seeds, over_tasks
+from mlkit.landscape.watch import Watch, Watcher
 from mlkit.losses import Metric
 from mlkit.outer import Execution, OuterLoop, Validation
 from mlkit.records import Record, Result, Unit, Work
 from mlkit.tasks.base import FrozenTasks, TaskBatch, TaskDistribution, frozen
 from mlkit.tasks.spec import TaskSpec
-from mlkit.training import Trained, train
+from mlkit.training import Tracker, Trained, train
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Experiment:
         tracked_test_tasks: so many of the test tasks are also scored at every validation (history `test`); they are
             only watched, never used to choose.
         keep_weights: store the tested meta-parameters of the first run (small nets only).
+        watch: landscape metrics to measure on tasks of the test split, at every validation and of the tested state.
     """
 
     learner: Learner
@@ -48,10 +50,12 @@ class Experiment:
     test_steps: Sequence[int] | None = None
     tracked_test_tasks: int = 0
     keep_weights: bool = False
+    watch: Watch | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the settings that identify the record; no data is read."""
         kept = ("validation_tasks", "test_tasks", "tracked_test_tasks", "keep_weights")
+        watch = {"watch": self.watch.describe()} if self.watch else {}  # where there is none, keys stay what they were
         return {
             "learner": self.learner.describe(),
             "tasks": self.tasks.describe(),
@@ -60,6 +64,7 @@ class Experiment:
             "seeds": list(self.seeds),
             "test_steps": list(self.test_steps) if self.test_steps else None,
             **{name: getattr(self, name) for name in kept},
+            **watch,
         }
 
 
@@ -93,11 +98,12 @@ def run(unit: Unit, name: str, experiment: Experiment, execution: Execution | No
     - `mean`, `ci95`: over test tasks, each averaged over the seeds; `seed_mean`, `seed_ci95`: over the seeds' means;
       `median`, `median_ci95`: over the seeds' medians over tasks;
     - `best_iteration`: of each seed; `train_seconds`, validation included, and `tasks_per_second`: training
-      tasks of all seeds over them.
+      tasks of all seeds over them; with a watch `watch_seconds`, those that its history took (and tracked test tasks).
 
     Arrays: `test_scores` (seeds, tasks), after the first of `test_steps`; with several of them also
     `test_scores_last` (seeds, tasks), after the last, and `test_by_step` (seeds, steps), means over tasks;
-    `history_*` (points, seeds).
+    `history_*` (points, seeds); with a watch its numbers are among these, and `watch_*` (seeds,) are those of the
+    tested state.
     """
     execution = execution or Execution()
 
@@ -108,7 +114,7 @@ def run(unit: Unit, name: str, experiment: Experiment, execution: Execution | No
         scores = judge(trained.best, tasks.test, experiment.test_steps)
         return Result(
             scores=_summaries(experiment, trained, scores),
-            arrays=_arrays(experiment, trained, scores),
+            arrays=_arrays(experiment, trained, scores) | _watched(experiment, tasks, trained.best, execution),
             data=_evidence(tasks),
             tasks=len(tasks.test),
         )
@@ -133,7 +139,9 @@ def _judge(experiment: Experiment, execution: Execution) -> Callable[..., Tensor
 
 
 def _train(experiment: Experiment, tasks: _Loaded, execution: Execution, work: Work) -> Trained:
-    trackers = {}
+    trackers: dict[str, Tracker] = {}
+    if experiment.watch:
+        trackers["watch"] = _watcher(experiment, tasks, execution)
     if experiment.tracked_test_tasks:
         judge, watched = _judge(experiment, execution), tasks.test[: experiment.tracked_test_tasks]
         trackers["test"] = lambda meta, _: judge(meta, watched).double().mean(1)
@@ -148,6 +156,19 @@ def _train(experiment: Experiment, tasks: _Loaded, execution: Execution, work: W
         execution=execution,
         folder=work.folder,
     )
+
+
+def _watcher(experiment: Experiment, tasks: _Loaded, execution: Execution) -> Watcher:
+    how = {"metric": experiment.metric, "workers": execution.workers, "device": execution.device}
+    return experiment.watch.on(experiment.learner, tasks.test.tasks, **how)
+
+
+def _watched(experiment: Experiment, tasks: _Loaded, meta: Meta, execution: Execution) -> dict[str, np.ndarray]:
+    """Measure the tested state, on the tasks of the last point of the history."""
+    if experiment.watch is None:
+        return {}
+    found = _watcher(experiment, tasks, execution)(meta, experiment.outer.iterations)
+    return {f"watch_{name}": _small(values) for name, values in found.items()}
 
 
 def _evidence(tasks: _Loaded) -> dict[str, Any]:
@@ -175,6 +196,7 @@ def _summaries(experiment: Experiment, trained: Trained, scores: Tensor) -> dict
         "best_iteration": trained.best_iteration.tolist(),
         "train_seconds": trained.seconds,
         "tasks_per_second": trained_on / trained.seconds,
+        **({"watch_seconds": trained.tracking_seconds} if experiment.watch else {}),
     }
 
 

@@ -18,6 +18,8 @@ from mlkit.outer import OuterLoop
 from . import training_runs as runs
 from .training_runs import QUIET, assert_same, child, short_run
 
+TIMEOUT = 120  # seconds, of a process on a busy machine
+
 
 def saved_step(folder: Path) -> int:
     return checkpoint.load(folder)["state"]["iteration"]
@@ -33,12 +35,25 @@ def test_killed_again_and_again_a_run_ends_as_if_never_stopped(tmp_path, unbroke
     for _ in range(3):
         steps = random.randint(5, 40)
         process = child(str(folder), str(int(signal.SIGKILL)), str(steps))
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=TIMEOUT)
         assert process.returncode == -signal.SIGKILL, errors
         assert before + steps - 2 <= saved_step(folder) < runs.ITERATIONS
         before = saved_step(folder)
     assert_same(runs.whole_run(folder), unbroken)
     assert_same(runs.whole_run(folder), unbroken)  # finished: nothing is left to do, all is still there
+
+
+def test_killed_while_it_is_watched_a_run_records_the_same_landscape(tmp_path):
+    watched = {"trackers": {"watch": runs.watcher()}}
+    folder = tmp_path / "killed"
+    process = child(str(folder), str(int(signal.SIGKILL)), "30", "watched")  # the history gets a point at step 30
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert 28 <= saved_step(folder) < 60
+    resumed = runs.whole_run(folder, **watched)
+    assert {"trajectory_cosine_low", "gradient_product", "curvature_by_task"} < resumed.history.keys()
+    assert_same(resumed, runs.whole_run(**watched))
+    assert resumed.tracking_seconds > 0
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +62,7 @@ def interrupted(tmp_path_factory):
     numbers = (signal.SIGTERM, signal.SIGINT)
     folders = {number: tmp_path_factory.mktemp(number.name) / "run" for number in numbers}
     started = {number: child(str(folders[number]), str(int(number)), "20") for number in numbers}
-    errors = {number: process.communicate(timeout=60)[1] for number, process in started.items()}
+    errors = {number: process.communicate(timeout=TIMEOUT)[1] for number, process in started.items()}
     return {number: (started[number].returncode, errors[number], folders[number]) for number in numbers}
 
 
@@ -154,11 +169,13 @@ def twice_as_wrong(outputs, targets):
         {"validation": runs.validation()},
         {"metric": Metric("twice", twice_as_wrong, higher_is_better=False)},
         {"trackers": {"bias": runs.bias_norm}},
+        {"trackers": {"watch": replace(runs.watcher(), watch=replace(runs.WATCH, tasks=7))}},
     ],
     ids=lambda changes: ", ".join(changes),
 )
 def test_a_folder_of_other_settings_is_refused(tmp_path, changes):
-    short_run(folder=tmp_path)
+    first = {"trackers": {"watch": runs.watcher()}} if "watch" in changes.get("trackers", {}) else {}
+    short_run(folder=tmp_path, **first)
     with pytest.raises(ValueError, match=r"other settings; pass another folder, or delete it"):
         short_run(folder=tmp_path, **changes)
     assert saved_step(tmp_path) == 6

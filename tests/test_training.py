@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
+import time
 from dataclasses import replace
 
 import pytest
@@ -100,6 +101,34 @@ def test_history_has_a_point_at_the_start_at_each_validation_and_at_the_end(iter
     assert bool(history["train_loss"][0].isnan().all())  # nothing was trained yet
     assert bool(history["train_loss"][1:].isfinite().all())
     assert torch.equal(history["train_loss"][1:], history["train_mean_squared_error"][1:])
+
+
+def test_a_tracker_may_record_several_quantities():
+    def several(meta, iteration):
+        return {"bias": runs.bias_norm(meta), "twice_the_iteration": torch.tensor([2 * iteration] * 3)}
+
+    history = short_run(trackers={"unused name": several}).history
+    assert torch.equal(history["bias"], short_run(trackers={"bias": runs.bias_norm}).history["bias"])
+    assert torch.equal(history["twice_the_iteration"][:, 0], 2 * history["iteration"])
+    assert "unused name" not in history
+
+
+def test_names_in_the_history_are_single_and_stay():
+    with pytest.raises(ValueError, match=r"its own name, got 'train_loss' twice"):
+        short_run(trackers={"mine": lambda meta, iteration: {"train_loss": runs.bias_norm(meta)}})
+    with pytest.raises(ValueError, match=r"the same names at every point, got a change in: at_0, at_2"):
+        short_run(trackers={"mine": lambda meta, iteration: {f"at_{iteration}": runs.bias_norm(meta)}})
+
+
+def test_time_in_trackers_is_told_apart():
+    def slow(meta, iteration):
+        time.sleep(0.2)
+        return runs.bias_norm(meta)
+
+    trained = short_run(trackers={"slow": slow})
+    assert trained.tracking_seconds >= 0.8  # four points
+    assert trained.seconds > 0
+    assert short_run().tracking_seconds < 0.2
 
 
 def test_a_run_needs_a_seed():

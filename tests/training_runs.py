@@ -1,6 +1,7 @@
 """One small training run with everything in it, and the ways to end it.
 
-`python -m tests.training_runs FOLDER SIGNAL STEPS` trains in FOLDER and gets SIGNAL within 10 ms of that many steps;
+`python -m tests.training_runs FOLDER SIGNAL STEPS [watched]` trains in FOLDER and gets SIGNAL within 10 ms of that many
+steps;
 `torchrun -m tests.training_runs FOLDER` shares each meta-batch, and rank 0 leaves its result in FOLDER/trained.pt.
 """
 
@@ -12,12 +13,15 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, distributed, nn
 
+from mlkit.landscape.watch import METRICS, Watch, Watcher
 from mlkit.learners import MAML
 from mlkit.losses import MEAN_SQUARED_ERROR, mean_squared_error
 from mlkit.models import normalization
@@ -25,7 +29,7 @@ from mlkit.outer import Execution, OuterLoop, Validation
 from mlkit.tasks import frozen
 from mlkit.tasks.base import Draw, TaskBatch, TaskDistribution
 from mlkit.tasks.sine import sine
-from mlkit.training import Trained, train
+from mlkit.training import Tracker, Trained, train
 
 TASKS = sine("huisman", query=4)
 ITERATIONS = 150
@@ -74,7 +78,21 @@ class Deadly:
         return self.tasks.describe()
 
 
-def whole_run(folder: Path | None = None, *, tasks: TaskDistribution = TASKS, seconds_between: float = 30.0) -> Trained:
+WATCH = Watch(METRICS[:4] + METRICS[5:], tasks=6, curvature_tasks=2)
+
+
+def watcher() -> Watcher:
+    """Track the landscape at test tasks; what needs images apart."""
+    return WATCH.on(learner(), sine("huisman", "test", query=4), metric=MEAN_SQUARED_ERROR)
+
+
+def whole_run(
+    folder: Path | None = None,
+    *,
+    tasks: TaskDistribution = TASKS,
+    seconds_between: float = 30.0,
+    trackers: Mapping[str, Tracker] = MappingProxyType({"bias": bias_norm}),
+) -> Trained:
     """Validation, schedule, running statistics, clipping, a tracker, two seeds."""
     return train(
         learner(),
@@ -83,7 +101,7 @@ def whole_run(folder: Path | None = None, *, tasks: TaskDistribution = TASKS, se
         seeds=[0, 1],
         metric=MEAN_SQUARED_ERROR,
         validation=validation(),
-        trackers={"bias": bias_norm},
+        trackers=trackers,
         execution=Execution(progress=False, checkpoint_seconds=seconds_between),
         folder=folder,
     )
@@ -156,5 +174,6 @@ if __name__ == "__main__":
     if "RANK" in os.environ:
         _one_of_several(Path(sys.argv[1]))
     else:
-        number, steps = map(int, sys.argv[2:])
-        whole_run(Path(sys.argv[1]), tasks=Deadly(TASKS, number, steps), seconds_between=0)
+        number, steps = map(int, sys.argv[2:4])
+        settings = {"trackers": {"watch": watcher()}} if "watched" in sys.argv else {}
+        whole_run(Path(sys.argv[1]), tasks=Deadly(TASKS, number, steps), seconds_between=0, **settings)
