@@ -141,6 +141,85 @@ def orders(*, inner_lr: float = 0.3, steps: int = 3) -> str:
     return _svg(420, 250, *parts)
 
 
+def landscape_metrics(*, inner_lr: float = 0.22, steps: int = 4) -> str:
+    """Return the picture of the three metrics of paper 003, computed on quadratic support losses of two tasks.
+
+    (1) curvature: the parabola that the loss is at the adapted solution, along the steepest eigenvector of its Hessian;
+    (2) coherence of trajectories: the angle between the displacements, from the initialization to the two solutions;
+    (3) coherence of gradients: the two gradients at the initialization, and their inner product.
+
+    Args:
+        inner_lr: α.
+        steps: T.
+    """
+    losses = [
+        (np.array([[1.6, 0.5], [0.5, 0.7]]), np.array([1.55, 0.62])),
+        (np.array([[0.6, -0.3], [-0.3, 1.8]]), np.array([1.2, 1.68])),
+    ]
+    paths = []
+    for hessian, minimum in losses:
+        path = [np.array([0.18, 0.3])]
+        for _ in range(steps):
+            path.append(path[-1] - inner_lr * hessian @ (path[-1] - minimum))
+        paths.append(np.array(path))
+    gradients = [hessian @ (minimum - paths[0][0]) for hessian, minimum in losses]
+    panels = (_curvature(*losses[0], paths[0]), _angle(paths), _inner_product(paths[0][0], gradients))
+    titles = ("1 curvature", "2 trajectories", "3 gradients")
+    parts = [_text(70 + 140 * i, 16, title, weight=600) for i, title in enumerate(titles)]
+    for i, panel in enumerate(panels):
+        parts.append(f'<g transform="translate({140 * i} 0)">{"".join(panel)}</g>')
+    return _svg(420, 216, *parts)
+
+
+def _small(points: np.ndarray) -> np.ndarray:
+    """Return where points (..., 2) of the plane lie in a panel of `landscape_metrics`."""
+    return np.asarray(points) * [66, -66] + [10, 160]
+
+
+def _mark(point: np.ndarray, words: str, color: str, right: float, down: float) -> list[str]:
+    x, y = _small(point)
+    return [_dot(x, y, color), _text(x + right, y + down, words, color, weight=600, size=12)]
+
+
+def _curvature(hessian: np.ndarray, minimum: np.ndarray, path: np.ndarray) -> list[str]:
+    """Return the first panel: descent into a bowl, and the parabola across it at the solution."""
+    parts = [_path(_small(ring), opacity=0.3, width=1.1) for ring in _rings(hessian, minimum, (0.18, 0.36, 0.54))]
+    parts += [_arrow(_small(path), width=1.5)]
+    values, vectors = np.linalg.eigh(hessian)
+    along, steep = np.linspace(-0.5, 0.5, 30)[:, None], vectors[:, -1] * np.sign(vectors[0, -1])
+    flat = np.array([-steep[1], steep[0]])
+    parabola = path[-1] + along * steep + 0.9 * values[-1] * along**2 * flat
+    parts += [_path(_small(parabola), FOMAML, width=2.4)]
+    parts += _mark(path[0], "θ", INK, -1, 20) + _mark(path[-1], "θ̃_i_", FOMAML, 14, 14)
+    return [*parts, _text(70, 206, "‖H(θ̃_i_)‖ = |λ|_max_", FOMAML, size=12)]
+
+
+def _angle(paths: list[np.ndarray]) -> list[str]:
+    """Return the second panel: two trajectories, the straight displacements, and the angle between them."""
+    parts, bearings = [], []
+    for path, name, down in zip(paths, ("θ̃_i_", "θ̃_j_"), (16, -10), strict=True):
+        parts += [_path(_small(path), width=1.4, opacity=0.7), _arrow(_small(path[[0, -1]]), MAML, dash="4 3")]
+        parts += _mark(path[-1], name, INK, 8, down)
+        bearings.append(np.arctan2(*(path[-1] - path[0])[::-1]))
+    turn = np.linspace(*bearings, 20)
+    parts += [_path(_small(paths[0][0] + 0.5 * np.stack([np.cos(turn), np.sin(turn)], -1)), MAML, width=2.4)]
+    parts += _mark(paths[0][0], "θ", INK, -1, 20)
+    return [*parts, _text(70, 206, "cos of the angle", MAML, size=12)]
+
+
+def _inner_product(start: np.ndarray, gradients: list[np.ndarray]) -> list[str]:
+    """Return the third panel: the two gradients at the initialization, one projected on the other."""
+    first, second = (0.55 * gradient for gradient in gradients)
+    foot = start + first * (first @ second) / (first @ first)
+    parts = [_path(_small(np.array([start + second, foot])), width=1.2, dash="2 3")]
+    parts += [_arrow(_small(np.array([start, start + gradient])), MAML, width=2.4) for gradient in (first, second)]
+    for gradient, name, right, down in ((first, "g_i_", 8, 14), (second, "g_j_", 2, -8)):
+        x, y = _small(start + gradient)
+        parts += [_text(x + right, y + down, name, MAML, weight=600, size=12)]
+    parts += _mark(start, "θ", INK, -1, 20)
+    return [*parts, _text(70, 206, "g_i_ · g_j_ = |g_i_| |g_j_| cos", MAML, size=12)]
+
+
 def _place(points: np.ndarray) -> np.ndarray:
     """Return where points (..., 2) of the plane lie in the drawing."""
     return np.asarray(points) * [112, -112] + [16, 236]

@@ -104,7 +104,7 @@ def test_the_gallery_keeps_every_pixel_in_its_place():
     np.testing.assert_allclose(mosaic.z[24 + 2 : 36 - 2, 3 * 12 + 2 : 4 * 12 - 2], query[2, 0])
 
 
-@pytest.mark.parametrize("drawing", [drawings.task, drawings.two_loops, drawings.orders])
+@pytest.mark.parametrize("drawing", [drawings.task, drawings.two_loops, drawings.orders, drawings.landscape_metrics])
 def test_drawings_take_the_color_of_the_text(drawing, capsys, monkeypatch):
     svg = drawing()
     assert svg.startswith("<svg") and "currentColor" in svg

@@ -13,8 +13,46 @@
     return { ...layout, autosize: true, template: window.mlkitTemplates[mode()], font: { ...layout.font, ...font } };
   }
 
+  // Plotly draws menus and sliders into the picture, where no key reaches them: a page has the browser's own instead.
+  function control(element, words, kind, choices, chosen) {
+    const label = document.createElement("label");
+    const input = document.createElement(kind);
+    const said = document.createElement("output");
+    const choose = () => {
+      const { label: name, method, args } = choices[input.value];
+      said.textContent = input.ariaValueText = name;
+      window.Plotly[method](element, ...structuredClone(args));
+    };
+    if (kind === "select") {
+      choices.forEach((choice, i) => input.add(new Option(choice.label, i)));
+      label.append(`${words}: `, input);
+    } else {
+      Object.assign(input, { type: "range", min: 0, max: choices.length - 1 });
+      label.append(words, said, input);
+    }
+    input.value = chosen ?? 0;
+    said.textContent = input.ariaValueText = choices[input.value].label;
+    input.addEventListener("input", choose);
+    return label;
+  }
+
+  function addControls(element, layout) {
+    const found = [
+      ...(layout.updatemenus ?? []).map((menu) => control(element, menu.name, "select", menu.buttons, menu.active)),
+      ...(layout.sliders ?? []).map((slider) =>
+        control(element, slider.currentvalue.prefix, "input", slider.steps, slider.active)),
+    ];
+    if (!found.length) return;
+    for (const name of ["updatemenus", "sliders", "margin"]) delete layout[name];
+    const row = document.createElement("div");
+    row.className = "controls";
+    row.append(...found);
+    element.closest("figure").prepend(row);
+  }
+
   function draw(element) {
     const figure = JSON.parse(element.querySelector("script").textContent);
+    addControls(element, figure.layout);
     // What must keep its proportions gets lower where the page gets narrower.
     if (figure.layout.yaxis?.scaleanchor) {
       figure.layout.height *= Math.min(1, element.clientWidth / 700);

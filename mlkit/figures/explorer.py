@@ -58,6 +58,7 @@ def explorer(histories: Sequence[History], *, y_title: str) -> go.Figure:
         both = {"mode": "lines+markers", "text": _hover(history), "hovertemplate": "%{text}<extra></extra>"}
         both |= pen(history.label, style) | {"legendgroup": f"{history.setting} {history.label}"}
         both |= {"line": {**both["line"], "width": 1.2}, "marker": {"symbol": style.symbol, "size": 9}}
+        both |= {"visible": history.setting == histories[0].setting}
         both |= {"selected": {"marker": {"opacity": 1.0}}, "unselected": {"marker": {"opacity": 0.25}}}
         x, y = _at(history, first), history.generalization
         figure.add_scatter(x=x, y=y, **both | {"name": _name(history, first)}, row=1, col=1)
@@ -102,7 +103,7 @@ def _at(history: History, name: str) -> list[float | None]:
 
 def _name(history: History, metric: str) -> str:
     note = history.notes.get(metric, "")
-    return f"{_title(history)}: {note}" if note else _title(history)
+    return f"{_title(history)}<br>{note}" if note else _title(history)
 
 
 def _metrics(histories: Sequence[History], names: Sequence[str]) -> dict[str, Any]:
@@ -121,9 +122,9 @@ def _metrics(histories: Sequence[History], names: Sequence[str]) -> dict[str, An
 
 
 def _settings(histories: Sequence[History]) -> dict[str, Any]:
-    """Return the chooser of the setting: it hides the runs of the others."""
+    """Return the chooser of the setting: it hides the runs of the others. The first is the one shown at first."""
     settings = list(dict.fromkeys(history.setting for history in histories))
-    choices = [EVERY, *settings] if len(settings) > 1 else settings
+    choices = [*settings, EVERY] if len(settings) > 1 else settings
     buttons = []
     for choice in choices:
         shown = [choice in (EVERY, history.setting) for history in histories for _ in range(2)]

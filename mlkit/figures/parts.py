@@ -28,6 +28,12 @@ def stacked(titles: Sequence[str], *, height: int = 190) -> go.Figure:
     return styled(figure, height=total, legend={"y": 1 + 34 / total}, margin={"t": 60})
 
 
+def color_bar(title: str) -> dict[str, object]:
+    """Return a color bar below the picture, where a narrow page has room for it."""
+    words = {"text": title, "side": "bottom"}
+    return {"orientation": "h", "y": 0.01, "yanchor": "bottom", "yref": "container", "thickness": 12, "title": words}
+
+
 def pen(label: str, style: Look) -> dict[str, object]:
     """Return how every line of a method is drawn; its parts share one entry of the legend."""
     line = {"color": style.color, "dash": style.dash, "width": 2.5}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from mlkit.figures.parts import Array, styled
+from mlkit.figures.parts import Array, color_bar, styled
 from mlkit.theme import LINE, METHODS, NEUTRAL, Look, looks
 
 NAMED = 20  # clouds of at most so many points carry their points' names
@@ -81,17 +81,16 @@ def pair_map(matrix: np.ndarray, *, title: str, groups: Mapping[str, int] | None
     most = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     cool, warm = METHODS["MAML"], METHODS["FOMAML"]
     scale = [[0, warm.color], [0.5, cool.fill(0)], [0.5, cool.fill(0)], [1, cool.color]]
-    figure = styled(height=520, margin={"t": 30})
-    bar = {
-        "orientation": "h",
-        "y": -0.12,
-        "yanchor": "top",
-        "thickness": 12,
-        "title": {"text": title, "side": "bottom"},
-    }
+    figure = styled(height=640, margin={"t": 20, "b": 130})
     hover = "tasks %{x} and %{y}: %{z:.3f}<extra></extra>"
     figure.add_heatmap(
-        z=values.round(4), zmin=-most, zmax=most, colorscale=scale, colorbar=bar, hovertemplate=hover, hoverongaps=False
+        z=values.round(4),
+        zmin=-most,
+        zmax=most,
+        colorscale=scale,
+        colorbar=color_bar(title),
+        hovertemplate=hover,
+        hoverongaps=False,
     )
     ends = np.cumsum(list((groups or {}).values()))
     for end in ends[:-1]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from mlkit.figures.parts import Array, pen, styled
+from mlkit.figures.parts import Array, color_bar, pen, styled
 from mlkit.theme import METHODS, NEUTRAL, looks
 
 
@@ -41,11 +41,12 @@ def loss_surface(
     height = np.log10(np.maximum(losses, 1e-12)) if log else losses
     low = METHODS["MAML"]
     scale = [[0, low.color], [1, low.fill(0.05)]]  # deep is dark on a light page, bright on a dark one
-    bar = {"thickness": 12, "title": {"text": "log₁₀ loss" if log else "loss", "side": "right"}}
-    figure = styled(height=520, xaxis_title=x_title, yaxis_title=y_title)
+    bar = color_bar("log₁₀ loss" if log else "loss")
+    figure = styled(height=640, xaxis_title=x_title, yaxis_title=y_title, margin={"t": 20, "b": 130})
     figure.add_contour(
         x=x, y=y, z=height.round(4), customdata=losses, colorscale=scale, colorbar=bar, ncontours=18,
-        line={"width": 1, "color": NEUTRAL}, hovertemplate="loss %{customdata:.3g}<extra></extra>",
+        contours={"coloring": "heatmap"}, line={"width": 1, "color": NEUTRAL},
+        hovertemplate="loss %{customdata:.3g}<extra></extra>",
     )  # fmt: skip
     for name, (across, up) in points.items():
         marker = {"size": 11, "symbol": "x", "color": METHODS["FOMAML"].color, "line": {"width": 1, "color": "white"}}
