@@ -145,41 +145,51 @@ def leaves(weights: Weights) -> Weights:
 Judge = Callable[[Adapted, Examples], tuple[Tensor, Tensor]]  # -> query losses (tasks,), outputs (tasks, examples, ...)
 
 
-def gradient_through(
-    meta: Weights, adapt: Callable[[Weights], Adapted], judge: Judge, query: Examples, *, query_chunk: int | None = None
-) -> tuple[Weights, Tensor, Tensor]:
-    """Differentiate each task's query loss at its adapted weights, with respect to each task's copy of `meta`.
+@dataclass(frozen=True)
+class Judged:
+    """What the query sets say of the adapted weights.
 
-    The query pass is differentiated first, at detached adapted weights, so that its graph is gone before the backward
-    pass through the adaptation begins: d loss / d meta = (d adapted / d meta)^T (d loss / d adapted).
+    losses (tasks,) and outputs (tasks, examples, ...); tensors: what carries a graph, slopes: the gradient of the
+    summed losses there.
+    """
+
+    losses: Tensor
+    outputs: Tensor
+    tensors: tuple[Tensor, ...]
+    slopes: tuple[Tensor, ...]
+
+    def gradients(self, meta: Weights) -> Weights:
+        """Carry the slopes back through the adaptation: (d adapted / d meta)^T (d loss / d adapted)."""
+        found = torch.autograd.grad(
+            self.tensors, list(meta.values()), self.slopes, allow_unused=True, materialize_grads=True
+        )
+        return dict(zip(meta, found, strict=True))
+
+
+def judge_query(adapted: Adapted, judge: Judge, query: Examples, *, query_chunk: int | None = None) -> Judged:
+    """Differentiate each task's query loss at its adapted weights, and there only.
+
+    The query pass is differentiated at detached adapted weights, so that its graph is gone before the backward pass
+    through the adaptation begins.
 
     Args:
-        meta: meta-parameters (tasks, ...).
-        adapt: meta -> adapted weights, differentiably.
+        adapted: adapted weights of all tasks, with the graph that led there.
         judge: adapted weights and query examples of some tasks -> losses and outputs.
         query: query examples of all tasks.
         query_chunk: tasks whose query sets are judged at once; None for all. Small chunks keep large nets in cache.
-
-    Returns:
-        gradients (tasks, ...) for every tensor of `meta`; query losses (tasks,); query outputs (tasks, examples, ...).
     """
-    inputs = leaves(meta)
-    adapted = adapt(inputs)
     carried = [tensor for tensor in (*adapted.weights.values(), *adapted.buffers.values()) if tensor.requires_grad]
     parts = [
         _judged(adapted, judge, query, slice(start, start + (query_chunk or len(query.x))))
         for start in range(0, len(query.x), query_chunk or len(query.x))
     ]
     losses, outputs = (torch.cat([part[index] for part in parts]) for index in (0, 1))
-    cotangents = [torch.cat(pieces) for pieces in zip(*(part[2] for part in parts), strict=True)]
+    slopes = [torch.cat(pieces) for pieces in zip(*(part[2] for part in parts), strict=True)]
     if adapted.penalty is not None:
         carried.append(adapted.penalty)
-        cotangents.append(torch.ones_like(adapted.penalty))
+        slopes.append(torch.ones_like(adapted.penalty))
         losses = losses + adapted.penalty.detach()
-    gradients = torch.autograd.grad(
-        carried, list(inputs.values()), cotangents, allow_unused=True, materialize_grads=True
-    )
-    return dict(zip(inputs, gradients, strict=True)), losses, outputs
+    return Judged(losses, outputs, tuple(carried), tuple(slopes))
 
 
 def _judged(adapted: Adapted, judge: Judge, query: Examples, rows: slice) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:

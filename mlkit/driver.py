@@ -7,18 +7,20 @@ beyond rounding. A run axis (several seeds side by side) is nothing but more tas
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from inspect import isgeneratorfunction
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from mlkit.adaptation import Adapted, Weights
 from mlkit.tasks.base import TaskBatch
 
 Meta = dict[str, Tensor]
+Job, Done = TypeVar("Job"), TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class TaskGradients:
     buffers: Weights
 
 
+Rounds = Generator[Tensor, Tensor, TaskGradients]  # yields numbers of each task, is sent their mean over the run
+
+
 class Learner(Protocol):
     """A family of meta-learners, as functions. Every tensor carries a leading task axis, save in `init`."""
 
@@ -47,8 +52,12 @@ class Learner(Protocol):
     def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
         """Predict the targets of x (tasks, examples, ...)."""
 
-    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
-        """Return each task's meta-gradient (or negative displacement); `query_chunk` query sets are judged at once."""
+    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients | Rounds:
+        """Return each task's meta-gradient (or negative displacement); `query_chunk` query sets are judged at once.
+
+        Where the tasks of a meta-batch depend on one another, it is a generator: it yields numbers of each of its tasks
+        (tasks, ...) and is sent, in the same shape, their mean over all tasks of the run, as often as it asks.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say: family, hyperparameters, model, normalization policy."""
@@ -110,10 +119,13 @@ def meta_gradient(
     size = min(chunk_size or len(tasks), -(-len(tasks) // workers))  # no worker idles
     chunks = [slice(first, first + size) for first in range(0, len(tasks), size)]
 
-    def work(learner: Learner, rows: slice) -> TaskGradients:
+    def work(learner: Learner, rows: slice) -> TaskGradients | Rounds:
         return learner.gradients(for_tasks(meta, run_of_task[rows]), tasks[rows], query_chunk=query_chunk)
 
-    for rows, part in zip(chunks, _in_order(learner, work, chunks, workers), strict=True):
+    parts = _in_order(learner, work, chunks, workers)
+    if isgeneratorfunction(learner.gradients):
+        parts = _in_rounds(list(parts), run_of_task.split(size), workers)
+    for rows, part in zip(chunks, parts, strict=True):
         for name, values in {**part.gradients, **part.buffers}.items():
             sums[name].index_add_(0, run_of_task[rows], values)
         losses.append(part.losses)
@@ -132,20 +144,52 @@ def is_buffer(name: str) -> bool:
     return name.startswith("buffers.")
 
 
+def average_over_processes(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes of the group, where there is one."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    for tensor in tensors:
+        distributed.all_reduce(tensor)
+        tensor /= distributed.get_world_size()
+
+
+def _in_rounds(parts: list[Rounds], run_of_task: Sequence[Tensor], workers: int) -> list[TaskGradients]:
+    """Let every chunk go on until it yields, answer all of them with the means over the tasks of their runs, and again.
+
+    A chunk stays with the worker that began it, so no copy of the learner is ever used by two threads at once.
+    """
+    answers: list[Tensor | None] = [None] * len(parts)
+
+    def go_on(_: None, index: int) -> Tensor | TaskGradients:
+        try:
+            return parts[index].send(answers[index])
+        except StopIteration as end:
+            return end.value
+
+    runs = int(run_of_task[-1][-1]) + 1
+    while True:
+        said = list(_in_order(None, go_on, range(len(parts)), workers))
+        if isinstance(said[0], TaskGradients):
+            return said
+        means = torch.cat(said).unflatten(0, (runs, -1)).mean(1)
+        average_over_processes([means])
+        answers = [means[rows] for rows in run_of_task]
+
+
 def _in_order(
-    learner: Learner, work: Callable[[Learner, slice], TaskGradients], chunks: Sequence[slice], workers: int
-) -> Iterator[TaskGradients]:
-    """Yield the gradients of each chunk, in order whichever thread was first."""
-    if workers == 1 or len(chunks) == 1:
-        yield from (work(learner, rows) for rows in chunks)
+    learner: Learner | None, work: Callable[[Any, Job], Done], jobs: Sequence[Job], workers: int
+) -> Iterator[Done]:
+    """Yield what each job gives, in order whichever thread was first."""
+    if workers == 1 or len(jobs) == 1:
+        yield from (work(learner, job) for job in jobs)
         return
 
-    def one_worker(worker: int) -> list[TaskGradients]:
+    def one_worker(worker: int) -> list[Done]:
         torch.set_num_threads(1)  # the caller's own number stays
         own = copy.deepcopy(learner)  # functional_call lends its weights to the module while it runs
-        return [work(own, rows) for rows in chunks[worker::workers]]
+        return [work(own, job) for job in jobs[worker::workers]]
 
     with ThreadPoolExecutor(workers) as pool:
         parts = list(pool.map(one_worker, range(workers)))
-    for index in range(len(chunks)):
+    for index in range(len(jobs)):
         yield parts[index % workers][index // workers]

@@ -43,6 +43,11 @@ def trainable(meta: Mapping[str, Tensor]) -> Weights:
     return {key: tensor for key, tensor in meta.items() if not key.startswith("buffers.")}
 
 
+def carried_on(buffers: Weights) -> Meta:
+    """Name the buffers that adaptation left (tasks, ...) as meta-parameters, cut from the graph."""
+    return {f"buffers.{name}": tensor.detach() for name, tensor in buffers.items()}
+
+
 def support_loss(model: nn.Module, loss: TaskLoss, fixed: Weights) -> Any:
     """Return the inner loss of `model`: (adapted weights, buffers, examples) -> losses (tasks,), buffers.
 

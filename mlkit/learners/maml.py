@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlkit.adaptation import Adapted, Descent, Weights, descend, gradient_through
+from mlkit.adaptation import Adapted, Descent, Weights, descend, judge_query, leaves
 from mlkit.driver import TaskGradients
 from mlkit.learners import common
 from mlkit.learners.common import Meta
@@ -91,24 +91,22 @@ class MAML:
         """Predict the targets of x (tasks, examples, ...)."""
         return common.predict(self.model, adapted, x)
 
-    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
-        """Return each task's gradient of its query loss, through the adaptation."""
+    def adapt_with_graph(self, meta: Meta, tasks: TaskBatch) -> Adapted:
+        """Adapt as in meta-training: the graph from `meta` to the adapted weights is kept."""
         how = Descent(
             self.inner_steps, differentiable=True, second_order=not self.first_order, checkpoint=self.checkpoint
         )
-        buffers = {name: tensor for name, tensor in meta.items() if name.startswith("buffers.")}
-        moved: Weights = {}
+        return self._descend(meta, tasks, how)
 
-        def adapt(learned: Meta) -> Adapted:
-            adapted = self._descend(learned | buffers, tasks, how)
-            moved.update({f"buffers.{name}": tensor.detach() for name, tensor in adapted.buffers.items()})
-            return adapted
-
+    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
+        """Return each task's gradient of its query loss, through the adaptation."""
+        learned = leaves(common.trainable(meta))
+        adapted = self.adapt_with_graph(meta | learned, tasks)
         judge = common.query_loss(self.model, self.loss)
-        gradients, losses, outputs = gradient_through(
-            common.trainable(meta), adapt, judge, tasks.query, query_chunk=query_chunk
+        judged = judge_query(adapted, judge, tasks.query, query_chunk=query_chunk)
+        return TaskGradients(
+            judged.gradients(learned), judged.losses, judged.outputs, common.carried_on(adapted.buffers)
         )
-        return TaskGradients(gradients, losses, outputs, moved)
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""

@@ -13,11 +13,12 @@ from mlkit.tasks.base import (
     sample,
 )
 from mlkit.tasks.class_folders import ClassTasks, grid
-from mlkit.tasks.datasets import folder_tasks, image_form, load
+from mlkit.tasks.datasets import class_count, folder_tasks, image_form, load
 from mlkit.tasks.glyphs import glyphs
 from mlkit.tasks.images import ImageClasses
 from mlkit.tasks.sine import SineTasks, sine
 from mlkit.tasks.spec import TaskSpec
+from mlkit.tasks.supervised import SupervisedBatches, SupervisedSpec
 
 __all__ = [
     "ClassTasks",
@@ -25,9 +26,12 @@ __all__ = [
     "FrozenTasks",
     "ImageClasses",
     "SineTasks",
+    "SupervisedBatches",
+    "SupervisedSpec",
     "TaskBatch",
     "TaskDistribution",
     "TaskSpec",
+    "class_count",
     "concatenate",
     "content_hash",
     "folder_tasks",

@@ -73,18 +73,25 @@ class ClassTasks:
 
     def gather(self, draw: Draw) -> TaskBatch:
         """Look the images up on the device where they live; `seeds` stay with the draw."""
-        device = self.source.images.device
-        index, turns = draw["images"].to(device), draw["turns"].to(device)
-        labels = torch.arange(self.ways, device=device).view(1, -1, 1).expand(index.shape)
+        index, turns = draw["images"], draw["turns"]
+        labels = torch.arange(self.ways, device=self.source.images.device).view(1, -1, 1).expand(index.shape)
 
         def examples(part: slice) -> Examples:
-            pixels = self.source.images[index[:, :, part]]  # (tasks, ways, shots or query, C, H, W)
-            if self.rotations != "none":
-                pixels = self._turned(pixels, turns)
-            x = (255 - pixels if self.source.ink else pixels).flatten(1, 2) / 255
-            return Examples(x, labels[:, :, part].flatten(1, 2))
+            return Examples(self.pixels(index[:, :, part], turns), labels[:, :, part].flatten(1, 2))
 
         return TaskBatch(examples(slice(self.shots)), examples(slice(self.shots, None)), draw["seeds"])
+
+    def pixels(self, index: Tensor, turns: Tensor) -> Tensor:
+        """Look up images by number (tasks, classes, n), each class turned by its quarter turns (tasks, classes).
+
+        Returns:
+            (tasks, classes * n, channels, height, width), float32 in [0, 1].
+        """
+        device = self.source.images.device
+        pixels = self.source.images[index.to(device)]  # (tasks, classes, n, C, H, W)
+        if self.rotations != "none":
+            pixels = self._turned(pixels, turns.to(device))
+        return (255 - pixels if self.source.ink else pixels).flatten(1, 2) / 255
 
     def _turned(self, x: Tensor, turns: Tensor) -> Tensor:
         """Turn the images of each class by its quarter turns, as one lookup of pixels."""

@@ -15,6 +15,7 @@ import numpy as np
 from mlkit.catalogue import CATALOGUE, data_root, find, how_to_get
 from mlkit.project import nearest
 from mlkit.tasks.class_folders import ClassTasks, Rotations
+from mlkit.tasks.glyphs import SPLITS as GLYPHS
 from mlkit.tasks.glyphs import glyphs
 from mlkit.tasks.image_files import Form, class_files, read_images
 from mlkit.tasks.images import ImageClasses
@@ -83,6 +84,25 @@ def image_form(name: str) -> tuple[int, int]:
         return 28, 1
     form = FORMS[find(name).name] if name in NAMES else Form(84)
     return form.size, 1 if form.mode == "L" else 3
+
+
+def class_count(name: str, split: str) -> int:
+    """Return how many classes a split of `name` has, without reading images; a folder of one's own is read.
+
+    Raises:
+        ValueError: `name` has no classes, or is not known.
+
+    Example:
+        >>> class_count("omniglot", "train"), class_count("cifar_fs", "test")
+        (1100, 20)
+    """
+    if name in SINES:
+        raise ValueError(
+            f"expected a data set of images by class, got {name!r}; choose glyphs, or one of the catalogue"
+        )
+    if name == "glyphs":
+        return len(GLYPHS[split])
+    return len(split_classes(name)[split]) if name in NAMES else load(name, split, ways=1, query=1).classes
 
 
 def load_images(name: str, split: str, *, root: Path | str | None = None) -> ImageClasses:
