@@ -11,12 +11,16 @@ import torch
 from mlkit import Unit
 from mlkit.evaluation import evaluate
 from mlkit.experiment import Experiment, run, weights_of
+from mlkit.landscape.watch import Watch
 from mlkit.learners import MAML, Displacement
 from mlkit.losses import ACCURACY, MEAN_SQUARED_ERROR, mean_squared_error
 from mlkit.models import MLP, conv4
 from mlkit.outer import Execution, OuterLoop
+from mlkit.records import records
 from mlkit.tasks import TaskSpec, frozen
 from mlkit.training import train
+
+from .conftest import ROOT
 
 QUIET = Execution(progress=False)
 
@@ -86,10 +90,41 @@ def test_a_stored_experiment_is_neither_trained_nor_loaded_again(unit, monkeypat
         {"seeds": [0, 2]},
         {"test_tasks": 13},
         {"test_steps": None},
+        {"watch": Watch()},
     ],
 )
 def test_what_decides_the_result_decides_the_record(change):
     assert sine_experiment(**change).describe() != sine_experiment().describe()
+
+
+def test_the_watch_decides_the_record_by_what_it_measures():
+    watch = Watch(("curvature", "support_loss"), curvature_tasks=7)
+    described = sine_experiment(watch=watch).describe()
+    assert described == sine_experiment().describe() | {"watch": watch.describe()}
+    assert described == sine_experiment(watch=replace(watch, chunk_size=3)).describe()
+
+
+def test_without_a_watch_the_key_is_what_it_was():
+    shipped = [record for record in records(ROOT) if record.unit == "few_shot_regression" and record.arrays]
+    named = {"device", "chunk_size", "workers"} | sine_experiment().describe().keys()
+    assert shipped
+    assert all(record.settings.keys() == named for record in shipped)
+
+
+def test_a_watched_experiment_records_the_landscape_beside_the_scores(unit):
+    watch = Watch(("trajectory_cosine", "curvature"), tasks=6, curvature_tasks=3)
+    watched = sine_experiment(watch=watch, validation_tasks=0)
+    record, plain = run(unit, "maml", watched, QUIET), run(unit, "maml", sine_experiment(validation_tasks=0), QUIET)
+    history = {name: array for name, array in record.arrays.items() if name.startswith("history_")}
+    assert history["history_trajectory_cosine"].shape == (3, 2)  # points, seeds
+    assert history["history_curvature_by_task"].shape == (3, 2, 3)
+    for name in ("trajectory_cosine", "trajectory_cosine_low", "test_mean_squared_error", "curvature_by_task"):
+        assert np.array_equal(
+            record.arrays[f"watch_{name}"], history[f"history_{name}"][-1]
+        )  # the last state is tested
+    assert record.scores["watch_seconds"] > 0
+    assert "watch_seconds" not in plain.scores
+    assert all(np.array_equal(array, record.arrays[name], equal_nan=True) for name, array in plain.arrays.items())
 
 
 def test_networks_with_as_many_parameters_are_told_apart():
