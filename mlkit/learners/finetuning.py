@@ -87,7 +87,7 @@ class Finetuning:
         weights, buffers = common.role(learned, "theta"), common.role(meta, "buffers")
         outputs, buffers = call(self.model, weights, buffers, tasks.query.x, "adapt")  # moves running statistics on
         losses = self.loss(outputs, tasks.query.y)
-        found = torch.autograd.grad(losses.sum(), list(learned.values()))
+        found = torch.autograd.grad(losses.sum(), list(learned.values()), allow_unused=True, materialize_grads=True)
         gradients = dict(zip(learned, found, strict=True))
         return TaskGradients(gradients, losses.detach(), outputs.detach(), common.carried_on(buffers))
 
