@@ -23,6 +23,8 @@ from mlkit.landscape.directions import adaptations, displacements, flatten, grad
 from mlkit.landscape.displacement import MEASURES, displacement
 from mlkit.landscape.hessian import Hessian
 from mlkit.landscape.lanczos import dominant, random_start
+from mlkit.landscape.spectrum import density, extremes, trace
+from mlkit.landscape.surface import around, surface, through
 
 __all__ = [
     "MEASURES",
@@ -30,14 +32,20 @@ __all__ = [
     "Curvature",
     "Hessian",
     "adaptations",
+    "around",
     "coherence",
+    "density",
     "displacement",
     "displacements",
     "dominant",
+    "extremes",
     "flatten",
     "gradients",
     "pairwise",
     "random_start",
     "representations",
     "spectral_norm",
+    "surface",
+    "through",
+    "trace",
 ]

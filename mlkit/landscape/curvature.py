@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from mlkit.driver import Learner, Meta, for_tasks
+from mlkit.driver import Learner, Meta
+from mlkit.landscape.directions import copies
 from mlkit.landscape.hessian import Hessian, Parameters
 from mlkit.landscape.lanczos import dominant, random_start
 from mlkit.tasks.base import FrozenTasks, TaskBatch
@@ -77,18 +78,15 @@ def spectral_norm(
         ValueError: there is no task, `meta` has several runs, or the support loss is not a function of the weights
             alone (dropout).
     """
-    runs = next(iter(meta.values())).shape[0]
-    if runs != 1 or not len(tasks):
-        raise ValueError(f"expected one run and at least one task, got {runs} runs, {len(tasks)} tasks; see run_of")
+    if not len(tasks):
+        raise ValueError("expected at least one task, got none; freeze some with mlkit.tasks.frozen")
     given = next(tensor.dtype for tensor in meta.values() if tensor.is_floating_point())
-    meta = {name: tensor.to(device) for name, tensor in meta.items()}
     size = min(chunk_size, -(-len(tasks) // workers))  # no worker idles
     starts = list(range(0, len(tasks), size))
 
     def measure(learner: Learner, first: int) -> Curvature:
         batch = tasks[first : first + size].to(device, given)
-        own = for_tasks(meta, torch.zeros(len(batch), dtype=torch.int64, device=device))
-        adapted = learner.adapt(own, batch)
+        adapted = learner.adapt(copies(meta, batch), batch)
         hessian = Hessian(learner, adapted, batch.support, parameters=parameters, dtype=dtype, check=first == 0)
         start = random_start(hessian, "lanczos", seed)
         found = dominant(hessian, start, tolerance=tolerance, max_iterations=max_iterations)

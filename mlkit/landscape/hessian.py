@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mlkit.adaptation import Adapted, Weights, leaves
 from mlkit.driver import Learner
+from mlkit.landscape.directions import flatten
 from mlkit.learners.common import support_loss
 from mlkit.seeding import seeded
 from mlkit.tasks.base import Examples
@@ -78,7 +79,7 @@ class Hessian:
             self._gradients = torch.autograd.grad(
                 losses.sum(), self._tensors, create_graph=True, allow_unused=True, materialize_grads=True
             )
-        self.losses, self.gradient = losses.detach(), _flat(self._gradients).detach()
+        self.losses, self.gradient = losses.detach(), self._flat(self._gradients).detach()
 
     @property
     def _tensors(self) -> list[Tensor]:
@@ -113,11 +114,10 @@ class Hessian:
             allow_unused=True,
             materialize_grads=True,
         )
-        return _flat(products)
+        return self._flat(products)
 
-
-def _flat(tensors: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat([tensor.flatten(1) for tensor in tensors], 1)
+    def _flat(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        return flatten(dict(zip(self._weights, tensors, strict=True)))
 
 
 def _selected(model: nn.Module, weights: Weights, parameters: Parameters) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -82,41 +82,95 @@ def lanczos(operator: Operator, start: Tensor, *, max_iterations: int) -> Iterat
     tasks, size = operator.shape
     steps = min(max_iterations, size)
     basis = start.new_empty(tasks, steps, size)
-    diagonal = torch.zeros(tasks, steps, dtype=torch.float64)
-    below = torch.zeros(tasks, steps, dtype=torch.float64)
+    diagonal, below = torch.zeros(2, tasks, steps, dtype=torch.float64)
     scale = torch.zeros(tasks, dtype=torch.float64)
-    vector = start / start.norm(dim=1, keepdim=True)
+    vector, pull = start / start.norm(dim=1, keepdim=True), torch.zeros_like(start)
     for step in range(steps):
         basis[:, step] = vector
-        known = basis[:, : step + 1]
         product = operator(vector)
-        scale = torch.maximum(scale, product.norm(dim=1).cpu().double())
-        product, along = _outside(product, known)
-        diagonal[:, step] = along[:, -1].cpu()
-        length = product.norm(dim=1)
-        ended = length.cpu() <= 100 * torch.finfo(start.dtype).eps * scale
-        below[:, step] = torch.where(ended, 0.0, length.cpu().double()) if step + 1 < size else 0.0
+        along = (vector * product).sum(1, keepdim=True)
+        rest = _outside(product - along * vector - pull, basis[:, : step + 1])
+        length = rest.norm(dim=1, keepdim=True)
+        scale = torch.maximum(scale, product.norm(dim=1).cpu())
+        ended = (length[:, 0].cpu() <= 100 * torch.finfo(start.dtype).eps * scale) | (step + 1 == size)
+        diagonal[:, step] = along[:, 0].cpu()
+        below[:, step] = length[:, 0].cpu().where(~ended, 0.0)
         yield Tridiagonal(diagonal[:, : step + 1], below[:, : step + 1])
-        vector = product / length[:, None]
+        stays = ~ended.to(vector.device)[:, None]
+        pull, vector = torch.where(stays, length * vector, 0.0), rest / length
         if ended.any() and step + 1 < steps:
-            fresh = _outside(random_start(operator, "restart", step).clone(), known)[0]
-            fresh = fresh / fresh.norm(dim=1, keepdim=True)
-            vector = torch.where(ended.to(vector.device)[:, None], fresh, vector)
+            vector = torch.where(stays, vector, _fresh(operator, basis[:, : step + 1]))
 
 
-def _outside(vectors: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Project `vectors` (tasks, d) out of `basis` (tasks, m, d); return what is left, and what was along it (tasks, m).
+def _outside(vectors: Tensor, basis: Tensor) -> Tensor:
+    """Project `vectors` (tasks, d) out of `basis` (tasks, m, d)."""
+    inside = torch.bmm(vectors.unsqueeze(1), basis.mT)  # a row times a matrix: far faster here than a column
+    return torch.baddbmm(vectors.unsqueeze(1), inside, basis, alpha=-1).squeeze(1)
 
-    Once more where little is left of a vector: rounding is then no longer small next to it.
+
+def _fresh(operator: Operator, basis: Tensor) -> Tensor:
+    """Return a random unit vector outside `basis`."""
+    vector = random_start(operator, "fresh", basis.shape[1])
+    for _ in range(2):  # once leaves rounding errors that count where little else is left
+        vector = _outside(vector, basis)
+        vector = vector / vector.norm(dim=1, keepdim=True)
+    return vector
+
+
+class Answer(Protocol):
+    """What is asked of the operators, task by task: a dataclass of tensors (tasks, ...) that knows what is done."""
+
+    @property
+    def done(self) -> Tensor:
+        """Which tasks have their answer, or never will (tasks,)."""
+
+
+Found = TypeVar("Found", bound=Answer)
+
+
+def settle(
+    operator: Operator,
+    start: Tensor,
+    judge: Callable[[Tridiagonal], Found],
+    *,
+    max_iterations: int,
+    fewest: int = FEWEST,
+) -> Found:
+    """Go on until `judge` is content with every task; a task keeps its first good answer however long others take.
+
+    Args:
+        operator: symmetric, batched over tasks.
+        start: first vectors (tasks, d).
+        judge: what is known after some steps.
+        max_iterations: steps at most.
+        fewest: steps before the first judgment.
+
+    Raises:
+        ValueError: `max_iterations` is below 1.
     """
-    before, along = vectors.norm(dim=1), torch.zeros_like(basis[..., 0])
-    for _ in range(2):
-        inside = torch.bmm(vectors.unsqueeze(1), basis.mT)  # a row times a matrix: far faster here than a column
-        vectors = torch.baddbmm(vectors.unsqueeze(1), inside, basis, alpha=-1).squeeze(1)
-        along = along + inside.squeeze(1)
-        if (vectors.norm(dim=1) > 0.1 * before).all():
+    if max_iterations < 1:
+        raise ValueError(
+            f"expected max_iterations of at least 1, got {max_iterations}; it counts products with the matrix"
+        )
+    found: Found | None = None
+    last, due = min(max_iterations, operator.shape[1]), fewest
+    for state in lanczos(operator, start, max_iterations=max_iterations):
+        if state.steps < due and state.steps < last:
+            continue
+        due = state.steps + 1 + state.steps // 16  # judging costs, too
+        found = judge(state) if found is None else _keep(found, judge(state))
+        if found.done.all():
             break
-    return vectors, along
+    return found
+
+
+def _keep(old: Found, new: Found) -> Found:
+    """Take the new answer of every task that lacked one."""
+
+    def chosen(before: Tensor, after: Tensor) -> Tensor:
+        return torch.where(old.done.view(-1, *[1] * (before.dim() - 1)), before, after)
+
+    return type(old)(*(chosen(getattr(old, field.name), getattr(new, field.name)) for field in fields(old)))
 
 
 @dataclass(frozen=True)
@@ -124,7 +178,7 @@ class Dominant:
     """The eigenvalue of largest magnitude of each operator; every tensor is (tasks,), on the CPU.
 
     value: signed, not a number where the operator is not finite; residual: see `Ritz`; iterations: products it took;
-    converged: residual <= tolerance * |value|, and no other eigenvalue is about to overtake.
+    converged: residual <= tolerance * |value|, and the other end of the spectrum is not about to overtake.
     """
 
     value: Tensor
@@ -132,44 +186,37 @@ class Dominant:
     iterations: Tensor
     converged: Tensor
 
+    @property
+    def done(self) -> Tensor:
+        """Converged, or not finite."""
+        return self.converged | self.value.isnan()
+
 
 def dominant(operator: Operator, start: Tensor, *, tolerance: float = 1e-3, max_iterations: int = 100) -> Dominant:
     """Find each operator's eigenvalue of largest magnitude; the residual says when to stop.
 
-    The value lies within `residual` of an eigenvalue, and in practice much closer: its error is of the order of
-    residual^2 over the distance to the next eigenvalue. A task's answer does not depend on how long others take.
+    The value lies within `residual` of an eigenvalue, and mostly much closer: its error is of the order of residual^2
+    over the distance to the next eigenvalue.
+
+    Args:
+        operator: symmetric, batched over tasks.
+        start: first vectors (tasks, d), with a part along every eigenvector: see `random_start`.
+        tolerance: residual at which to stop, as a part of |value|.
+        max_iterations: products at most.
+
+    Raises:
+        ValueError: `max_iterations` is below 1.
     """
-    found: Dominant | None = None
-    last, due = min(max_iterations, operator.shape[1]), FEWEST
-    for state in lanczos(operator, start, max_iterations=max_iterations):
-        if state.steps < due and state.steps < last:
-            continue
-        due = state.steps + 1 + state.steps // 16  # diagonalizing costs, too
-        found = _keep(found, _judge(state, tolerance))
-        if bool((found.converged | found.value.isnan()).all()):
-            break
-    if found is None:
-        raise ValueError(f"expected max_iterations of at least 1, got {max_iterations}")
-    return found
 
+    def judge(state: Tridiagonal) -> Dominant:
+        ritz = state.ritz()
+        ends, residuals = (tensor[:, [0, -1]] for tensor in (ritz.values, ritz.residuals))
+        larger = ends.abs().argmax(1, keepdim=True)
+        (value, residual), (rival, doubt) = (
+            (ends.gather(1, end).squeeze(1), residuals.gather(1, end).squeeze(1)) for end in (larger, 1 - larger)
+        )
+        settled = rival.abs() + doubt <= (1 + tolerance) * value.abs()
+        converged = (residual <= tolerance * value.abs()) & settled
+        return Dominant(value, residual, torch.full(value.shape, state.steps), converged)
 
-def _judge(state: Tridiagonal, tolerance: float) -> Dominant:
-    ritz = state.ritz()
-    ends, residuals = (tensor[:, [0, -1]] for tensor in (ritz.values, ritz.residuals))
-    larger = ends.abs().argmax(1, keepdim=True)
-    (value, residual), (rival, doubt) = (
-        (ends.gather(1, end).squeeze(1), residuals.gather(1, end).squeeze(1)) for end in (larger, 1 - larger)
-    )
-    settled = rival.abs() + doubt <= (1 + tolerance) * value.abs()
-    converged = (residual <= tolerance * value.abs()) & settled
-    return Dominant(value, residual, torch.full_like(larger.squeeze(1), state.steps), converged)
-
-
-def _keep(old: Dominant | None, new: Dominant) -> Dominant:
-    """Let a task that has converged, or never will, keep its answer."""
-    if old is None:
-        return new
-    done = old.converged | old.value.isnan()
-    return Dominant(
-        *(torch.where(done, getattr(old, name), getattr(new, name)) for name in Dominant.__dataclass_fields__)
-    )
+    return settle(operator, start, judge, max_iterations=max_iterations)
