@@ -7,9 +7,11 @@ beyond rounding. A run axis (several seeds side by side) is nothing but more tas
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from inspect import isgeneratorfunction
 from typing import Any, Protocol, TypeVar
 
@@ -185,11 +187,18 @@ def _in_order(
         return
 
     def one_worker(worker: int) -> list[Done]:
-        torch.set_num_threads(1)  # the caller's own number stays
         own = copy.deepcopy(learner)  # functional_call lends its weights to the module while it runs
         return [work(own, job) for job in jobs[worker::workers]]
 
-    with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(one_worker, range(workers)))
+    parts = list(_threads(workers).map(one_worker, range(workers)))
     for index in range(len(jobs)):
         yield parts[index % workers][index // workers]
+
+
+@cache
+def _threads(workers: int) -> ThreadPoolExecutor:
+    """Return threads that stay: new ones would fetch their memory anew at every step. The caller's own number stays."""
+    return ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlkit.models import stacked
-from mlkit.models.stacked import over, summarize
+from mlkit.models.stacked import over, summarize, summarize_convolution
 
 
 class Linear(nn.Linear):
@@ -50,14 +50,14 @@ class Conv2d(nn.Conv2d):
         return y if self.bias is None else y + over(self.bias, y)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Return the convolution without the bias: batch statistics would only take it away again."""
+        """Return the convolution without the bias."""
         if self.weight.dim() == 4:
             return F.conv2d(x, self.weight, None, self.stride, self.padding)
         return stacked.conv2d(x, self.weight, self.stride, self.padding)
 
 
 def batch_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, pool: bool = False
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, pool: bool = False, after: Conv2d | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize each channel by its batch statistics, scale by `weight` and shift by `bias` (..., channels).
 
@@ -67,12 +67,18 @@ def batch_norm(
         bias: beta.
         eps: added to the variance.
         pool: reduce the result by a 2x2 max-pool.
+        after: convolve x first, without the bias: batch statistics would only take it away again.
 
     Returns:
         the result; mean and biased variance of each channel (..., channels), differentiable.
     """
     first = pool and _pools_first(weight)
-    x, mean, variance = summarize(x, pool=first) if weight.dim() == 2 else _plain_summary(x)
+    if weight.dim() == 1:
+        x, mean, variance = _plain_summary(x if after is None else after.convolve(x))
+    elif after is None:
+        x, mean, variance = summarize(x, pool=first)
+    else:
+        x, mean, variance = summarize_convolution(x, after.weight, after.stride, after.padding, pool=first)
     y = normalize(x, mean, variance, weight, bias, eps)
     return (max_pool(y) if pool and not first else y), mean, variance
 

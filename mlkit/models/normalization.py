@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mlkit.models.layers import batch_norm, normalize
+from mlkit.models.layers import Conv2d, batch_norm, normalize
 
 Policy = Literal["transductive", "support", "running", "group", "none"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -54,17 +54,17 @@ class BatchNorm(nn.Module):
             self.mean.zero_()
             self.variance.fill_(1)
 
-    def forward(self, x: Tensor, *, offset: Tensor | None = None, pool: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *, after: Conv2d | None = None, pool: bool = False) -> Tensor:
         """Normalize each channel, then scale and shift it.
 
-        `offset` (..., channels) is a bias that x still lacks: batch statistics would take it away again, so it is
-        never added to x. With `pool` the result is reduced by a 2x2 max-pool, before the shift where that is the same.
+        `after` convolves x first; its bias is never added, since batch statistics would take it away again. With `pool`
+        the result is reduced by a 2x2 max-pool, before the shift where that is the same.
         """
-        lacking = 0 if offset is None else offset
+        lacking = 0 if after is None or after.bias is None else after.bias
         if self._uses_stored_statistics():
-            mean = self.mean - lacking
+            x, mean = x if after is None else after.convolve(x), self.mean - lacking
             return normalize(x, mean, self.variance, self.weight, self.bias, self.eps, pool=pool)
-        y, mean, variance = batch_norm(x, self.weight, self.bias, self.eps, pool=pool)
+        y, mean, variance = batch_norm(x, self.weight, self.bias, self.eps, pool=pool, after=after)
         if self.phase == "adapt":
             self._store(mean + lacking, variance)
         return y

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from mlkit.models import first_layer
+
 Pair = tuple[int, int]
 BLOCK = 2**18  # numbers that fit the cache of a core together with what is computed from them
 
@@ -23,7 +25,7 @@ def conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
     if x.is_cuda:
         return _grouped(x, weight, stride, padding)
     if x.shape[2] == 1:
-        return _unfolded(x, weight, stride, padding)
+        return first_layer.unfolded(x, weight, (stride, padding))  # few numbers a patch
     return _Convolution.apply(_channels_last(x), _channels_last(weight), stride, padding)
 
 
@@ -32,16 +34,6 @@ def _grouped(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
     tasks = len(weight)
     y = F.conv2d(x.transpose(0, 1).flatten(1, 2), weight.flatten(0, 1), None, stride, padding, groups=tasks)
     return y.unflatten(1, (tasks, -1)).transpose(0, 1)
-
-
-def _unfolded(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """One matrix product for all tasks: best where an image has one channel, and so few numbers a patch."""
-    kernel = weight.shape[-2:]
-    height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(x.shape[-2:], padding, kernel, stride, strict=True))
-    patches = F.unfold(x.flatten(0, 1), kernel, padding=padding, stride=stride)  # (tasks * examples, C k k, pixels)
-    patches = patches.mT.reshape(len(x), -1, patches.shape[1])
-    y = torch.bmm(patches, weight.flatten(2).mT)
-    return y.view(*x.shape[:2], height, width, -1).permute(0, 1, 4, 2, 3)
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -134,6 +126,17 @@ def summarize(x: Tensor, *, pool: bool) -> tuple[Tensor, Tensor, Tensor]:
     """
     x, mean, variance, *_ = _Summary.apply(x, pool)
     return x, mean, variance
+
+
+def summarize_convolution(
+    x: Tensor, weight: Tensor, stride: Pair, padding: Pair, *, pool: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `summarize(conv2d(x, weight, stride, padding), pool=pool)`."""
+    if not first_layer.serves(x):
+        return summarize(conv2d(x, weight, stride, padding), pool=pool)
+    how = stride, padding
+    y = first_layer.pooled_convolution(x, weight, how) if pool else conv2d(x, weight, stride, padding)
+    return y, *first_layer.statistics(x, weight, how)
 
 
 def over(values: Tensor, x: Tensor) -> Tensor:
