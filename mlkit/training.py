@@ -15,7 +15,7 @@ from torch import Tensor, distributed
 from tqdm.auto import tqdm
 
 from mlkit import checkpoint
-from mlkit.driver import Learner, Meta, MetaGradient, meta_gradient
+from mlkit.driver import Learner, Meta, average_over_processes, meta_gradient
 from mlkit.losses import Metric
 from mlkit.outer import Execution, OuterLoop, Validation
 from mlkit.tasks.base import TaskBatch, TaskDistribution
@@ -131,7 +131,7 @@ def _step(
     found = meta_gradient(learner, meta, batch, **how)
     scores = metric.score(found.outputs.flatten(0, 1), batch.query.y).view(found.losses.shape).mean(1)
     numbers = torch.stack([found.losses.mean(1), scores]).double()
-    _average_over_processes(found, numbers)
+    average_over_processes([*found.gradients.values(), *found.buffers.values(), numbers])
     for name, parameter in state.parameters.items():
         parameter.grad = found.gradients[name]
     _clip(list(state.parameters.values()), outer)
@@ -246,12 +246,3 @@ def _rank() -> int:
 
 def _world() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def _average_over_processes(found: MetaGradient, numbers: Tensor) -> None:
-    """Replace each tensor by its mean over the processes of the group."""
-    if _world() == 1:
-        return
-    for tensor in (*found.gradients.values(), *found.buffers.values(), numbers):
-        distributed.all_reduce(tensor)
-        tensor /= _world()

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from mlkit import Unit
 from mlkit.driver import run_of, stack
 from mlkit.evaluation import evaluate
+from mlkit.experiment import Experiment, run
 from mlkit.landscape import gradients, representations
 from mlkit.landscape.curvature import spectral_norm
 from mlkit.landscape.directions import displacements
 from mlkit.landscape.watch import METRICS, Watch
-from mlkit.learners import MAML
+from mlkit.learners import MAML, Displacement, Finetuning, RegularizedMAML
 from mlkit.losses import ACCURACY, MEAN_SQUARED_ERROR, mean_squared_error
 from mlkit.models import Conv4
+from mlkit.outer import Execution, OuterLoop
 from mlkit.seeding import seeded
-from mlkit.tasks import glyphs
+from mlkit.tasks import SupervisedSpec, TaskSpec, glyphs
 from mlkit.tasks.base import Draw, FrozenTasks, TaskBatch, TaskDistribution, frozen
 from mlkit.tasks.sine import sine
 
@@ -151,10 +155,40 @@ def test_an_error_of_the_learner_is_no_number():
         measured(learner=Broken(regressor(), 0.05, 2, mean_squared_error))
 
 
+def small_net() -> Conv4:
+    return Conv4(5, size=28, channels=1, filters=3, downsample="stride", head="mean", init="xavier")
+
+
+@pytest.mark.parametrize("family", ["Finetuning", "RegularizedMAML", "Displacement"])
+def test_any_learner_can_be_watched_in_an_experiment(family, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLKIT_RECORDS", raising=False)
+    spec, supervised = TaskSpec("glyphs", query=2), SupervisedSpec(TaskSpec("glyphs", query=2), batch_size=8)
+    learner, tasks = {
+        "Finetuning": (Finetuning(small_net(), supervised.classes, 0.1, 2), supervised),
+        "RegularizedMAML": (RegularizedMAML(MAML(small_net(), 0.1, 2)), spec),
+        "Displacement": (Displacement(small_net(), "reptile", 0.1, 2), spec),
+    }[family]
+    watch = Watch(tasks=4, curvature_tasks=2, images=20)
+    experiment = Experiment(
+        learner,
+        tasks,
+        OuterLoop(2, 2, validate_every=1),
+        ACCURACY,
+        [0, 1],
+        validation_tasks=0,
+        test_tasks=2,
+        watch=watch,
+    )
+    record = run(Unit("some_unit", root=tmp_path), "watched", experiment, Execution(progress=False))
+    for name in (*METRICS, "test_accuracy"):
+        assert record.arrays[f"history_{name}"].shape == (3, 2)
+        assert np.isfinite(record.arrays[f"history_{name}"]).all()
+    assert record.arrays["history_diverged"].sum() == 0
+
+
 @pytest.fixture(scope="module")
 def classifier():
-    model = Conv4(5, size=28, channels=1, filters=3, downsample="stride", head="mean", init="xavier")
-    learner = MAML(model.double(), 0.1, 1)
+    learner = MAML(small_net().double(), 0.1, 1)
     return learner, started(learner), glyphs("test")
 
 
