@@ -133,7 +133,7 @@ def drawings(count: int) -> TaskBatch:
 def cases(device: str = "cpu") -> list[Case]:
     """Return all cases, each in second and in first order."""
     cpu = device == "cpu"
-    split = {"chunk_size": 4, "query_chunk": 1, "workers": os.cpu_count() or 1} if cpu else {}
+    split = {"chunk_size": 8, "query_chunk": 1, "workers": os.cpu_count() or 1} if cpu else {}
 
     def conv4(name: str, count: int, how: dict[str, Any], mean: bool = False, **form: Any) -> Case:
         drawn = {"size": form["size"], "channels": form["channels"]}

@@ -7,7 +7,7 @@ large result need not be gone through. Where only its max-pool is wanted it is n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,13 +29,13 @@ def serves(x: Tensor) -> bool:
 def statistics(x: Tensor, weight: Tensor, how: How) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance (tasks, filters) of the convolution of x with `weight`.
 
-    In double precision, on matrices of (C k k)^2 numbers: a filter may all but cancel what the patches have in common.
+    What is left to do with the weights is done in double precision: a filter may all but cancel what patches share.
     """
     with torch.no_grad():
-        patches = _patches(x, weight, how).double()
+        patches = _patches(x, weight, how)
         center = patches.mean((1, 3))
-        offset = patches - center[:, None, :, None]
-        covariance = (offset @ offset.mT).sum(1) / (patches.shape[1] * patches.shape[3])
+        patches = patches.sub_(center[:, None, :, None])
+        covariance = (patches @ patches.mT).double().sum(1) / (patches.shape[1] * patches.shape[3])
     flat = weight.flatten(2).double()
     mean, variance = (flat * center[:, None]).sum(-1), ((flat @ covariance) * flat).sum(-1)
     return mean.to(x.dtype), variance.to(x.dtype)
@@ -43,7 +43,7 @@ def statistics(x: Tensor, weight: Tensor, how: How) -> tuple[Tensor, Tensor]:
 
 def pooled_convolution(x: Tensor, weight: Tensor, how: How) -> Tensor:
     """Return the 2x2 max-pool of the convolution, (tasks, examples, filters, height // 2, width // 2)."""
-    return _Pooled.apply(x, weight, how)[0]
+    return _Pooled.apply(x, weight, how)
 
 
 def unfolded(x: Tensor, weight: Tensor, how: How) -> Tensor:
@@ -76,76 +76,81 @@ def _blocks(x: Tensor, weight: Tensor, how: How) -> Iterator[tuple[slice, slice]
 
 
 # The max-pool of x * w is linear in w once it is known where the maxima are. The gradients of the last two functions
-# are each other, so they are closed under differentiation.
+# are each other, so they are closed under differentiation. `where` lists the maxima of each block of images.
 
 
 class _Pooled(Function):
-    """W -> the max-pool of x * w, and where its maxima are (as `torch.nn.functional.max_pool2d` counts)."""
+    """W -> the max-pool of x * w."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, how: How) -> tuple[Tensor, Tensor]:
-        parts = []
-        for tasks, examples in _blocks(x, w, how):
-            z = unfolded(x[tasks, examples], w[tasks], how)
-            parts.append(F.max_pool2d(z.flatten(0, 1), 2, return_indices=True))
-        y, where = (_join(part).unflatten(0, x.shape[:2]) for part in zip(*parts, strict=True))
-        ctx.save_for_backward(x, w, where)
-        ctx.how = how
-        ctx.mark_non_differentiable(where)
-        return y, where
+    def forward(ctx: Any, x: Tensor, w: Tensor, how: How) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.how, ctx.where = how, []
+
+        def pool(z: Tensor) -> Tensor:
+            y, where = F.max_pool2d(z, 2, return_indices=True)
+            ctx.where.append(where)
+            return y
+
+        return _blockwise(pool, x, w, how)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, w, where = ctx.saved_tensors
-        return None, _PooledWeight.apply(x, g, where, w, ctx.how), None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        return None, _PooledWeight.apply(x, g, ctx.where, w, ctx.how), None
 
 
 class _PooledWeight(Function):
     """G -> the gradient at w (which gives the shape alone) of the pooled numbers in g."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, g: Tensor, where: Tensor, w: Tensor, how: How) -> Tensor:
-        ctx.save_for_backward(x, where)
-        ctx.how = how
-        height, width = _size(x, w, how)
-        result = w.new_zeros(w.flatten(2).mT.shape)
-        for tasks, examples in _blocks(x, w, how):
-            images = x[tasks, examples]
-            spread = _unpool(g[tasks, examples].flatten(0, 1), where[tasks, examples].flatten(0, 1), height, width)
-            pixels = spread.movedim(1, -1).flatten(1, 2)  # (tasks * examples, pixels, filters)
-            products = torch.bmm(_patches(images, w, how).flatten(0, 1), pixels)
-            result[tasks] += products.unflatten(0, images.shape[:2]).sum(1)
+    def forward(ctx: Any, x: Tensor, g: Tensor, where: list[Tensor], w: Tensor, how: How) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.where, ctx.how = where, how
+        size, result = _size(x, w, how), w.new_zeros(w.flatten(2).mT.shape)
+        for rows, places in zip(_blocks(x, w, how), where, strict=True):
+            pixels = _unpool(g[rows].flatten(0, 1), places, size).movedim(1, -1).flatten(1, 2)
+            products = torch.bmm(_patches(x[rows], w, how).flatten(0, 1), pixels)  # (tasks * examples, C k k, filters)
+            result[rows[0]] += products.unflatten(0, x[rows].shape[:2]).sum(1)
         return result.mT.reshape(w.shape)
 
     @staticmethod
     def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
-        x, where = ctx.saved_tensors
-        return None, _Picked.apply(x, h, where, ctx.how), None, None, None
+        (x,) = ctx.saved_tensors
+        return None, _Picked.apply(x, h, ctx.where, ctx.how), None, None, None
 
 
 class _Picked(Function):
     """W -> x * w, where the maxima of another convolution are."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, where: Tensor, how: How) -> Tensor:
-        ctx.save_for_backward(x, w, where)
-        ctx.how = how
-        parts = []
-        for tasks, examples in _blocks(x, w, how):
-            z = unfolded(x[tasks, examples], w[tasks], how).flatten(0, 1)
-            parts.append(_pick(z, where[tasks, examples].flatten(0, 1)))
-        return _join(parts).unflatten(0, x.shape[:2])
+    def forward(ctx: Any, x: Tensor, w: Tensor, where: list[Tensor], how: How) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.where, ctx.how = where, how
+        places = iter(where)
+        return _blockwise(lambda z: _pick(z, next(places)), x, w, how)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, w, where = ctx.saved_tensors
-        return None, _PooledWeight.apply(x, g, where, w, ctx.how), None, None
+        x, w = ctx.saved_tensors
+        return None, _PooledWeight.apply(x, g, ctx.where, w, ctx.how), None, None
 
 
-def _unpool(g: Tensor, where: Tensor, height: int, width: int) -> Tensor:
+def _blockwise(reduce: Callable[[Tensor], Tensor], x: Tensor, w: Tensor, how: How) -> Tensor:
+    """Convolve block by block, halve each by `reduce`, and lay the results out channels last."""
+    height, width = (length // 2 for length in _size(x, w, how))
+    result = x.new_empty(*x.shape[:2], height, width, w.shape[1]).movedim(-1, 2)
+    for rows in _blocks(x, w, how):
+        z = unfolded(x[rows], w[rows[0]], how)
+        result[rows] = reduce(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+    return result
+
+
+def _unpool(g: Tensor, where: Tensor, size: Pair) -> Tensor:
     """Put each number of g (images, filters, ...) where the maximum of its window was; zeros elsewhere."""
-    g = g.contiguous(memory_format=torch.channels_last)
-    shape = g.new_empty(*g.shape[:2], height, width).to(memory_format=torch.channels_last)  # its numbers are not read
+    last = torch.channels_last
+    shape = torch.empty(*g.shape[:2], *size, dtype=g.dtype, memory_format=last)  # its numbers are not read
+    g = g.contiguous(memory_format=last)
     return torch.ops.aten.max_pool2d_with_indices_backward(g, shape, [2, 2], [2, 2], [0, 0], [1, 1], False, where)
 
 
@@ -154,8 +159,3 @@ def _pick(z: Tensor, where: Tensor) -> Tensor:
     places = where.movedim(1, -1)
     picked = z.movedim(1, -1).flatten(1, 2).gather(1, places.flatten(1, 2))
     return picked.view(places.shape).movedim(-1, 1)
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    """Concatenate images along axis 0; they lie channels last."""
-    return parts[0] if len(parts) == 1 else torch.cat([part.movedim(1, -1) for part in parts]).movedim(-1, 1)

@@ -90,7 +90,7 @@ def normalize(
     if pool and _pools_first(weight):
         x, pool = max_pool(x), False
     scale = weight * torch.rsqrt(variance + eps)
-    y = torch.addcmul(over(bias - mean * scale, x), x, over(scale, x))
+    y = (x * over(scale, x)).add_(over(bias - mean * scale, x))
     return max_pool(y) if pool else y
 
 

@@ -124,8 +124,7 @@ def summarize(x: Tensor, *, pool: bool) -> tuple[Tensor, Tensor, Tensor]:
 
     x is (tasks, examples, channels, ...). Two passes keep the variance accurate in float32.
     """
-    x, mean, variance, *_ = _Summary.apply(x, pool)
-    return x, mean, variance
+    return _Summary.apply(x, pool)
 
 
 def summarize_convolution(
@@ -165,11 +164,10 @@ class _Summary(Function):
             y, where = F.max_pool2d(x.flatten(0, 1), 2, return_indices=True)
             y = y.unflatten(0, x.shape[:2])
         ctx.save_for_backward(x, mean, where)
-        ctx.mark_non_differentiable(where)
-        return y, mean, total / count, where
+        return y, mean, total / count
 
     @staticmethod
-    def backward(ctx: Any, of_y: Tensor, of_mean: Tensor, of_variance: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, of_y: Tensor, of_mean: Tensor, of_variance: Tensor) -> tuple[Tensor, None]:
         x, mean, where = ctx.saved_tensors
         return _SummaryGradient.apply(x, mean.detach(), where, of_y, of_mean, of_variance), None
 
