@@ -200,6 +200,21 @@ def records(root: Path | str | None = None) -> Iterator[Record]:
         yield from map(load, (path for path in paths if path.parent.name != BENCHMARKS))
 
 
+def shipped(unit: str, root: Path | str | None = None) -> list[Record]:
+    """Return the records behind a unit's published page: its own, then those of other units that these draw from.
+
+    A record names what it draws from by a setting `of`, a list of keys.
+
+    Raises:
+        RecordError: a record is damaged.
+    """
+    top = Path(root) if root else project.root()
+    there = [record for record in records(top) if record.path.is_relative_to(top / SHIPPED)]
+    own = [record for record in there if record.unit == unit]
+    named = {key for record in own for key in record.settings.get("of", [])}
+    return own + [record for record in there if record.unit != unit and record.key in named]
+
+
 def _modes() -> set[str]:
     modes = set(filter(None, os.environ.get("MLKIT_RECORDS", "").split(",")))
     for mode in modes - set(MODES):

@@ -17,8 +17,10 @@ from mlkit.learners import MAML
 from mlkit.losses import MEAN_SQUARED_ERROR, mean_squared_error
 from mlkit.models import MLP
 from mlkit.outer import Execution, OuterLoop
-from mlkit.records import records
+from mlkit.records import shipped
 from mlkit.tasks import TaskSpec
+
+from ..conftest import ROOT
 
 QUIET = Execution(progress=False)
 
@@ -164,14 +166,16 @@ def test_one_training_serves_several_units(root, monkeypatch):
     assert all(np.array_equal(array, first.arrays[name], equal_nan=True) for name, array in shipped.arrays.items())
 
 
-def test_a_figure_drawn_from_a_shared_training_reaches_the_status(root, monkeypatch):
-    training = shared("maml", experiment(), QUIET, root=root)
+def test_a_figure_drawn_from_a_shared_training_reaches_page_and_status(root, monkeypatch):
+    monkeypatch.setenv("MLKIT_RECORDS", "publish")
+    used, _ = (shared(f"maml-{shots}", experiment(shots), QUIET, root=root) for shots in (3, 5))
     answer = {"id": "003/F8a", "value": 0.5, "verdict": "same direction"}
-    result = Result({}, answers=[answer], data=training.data)
-    drawn = Unit("gradient_coherence", root=root).record("figure-8", {"of": [training.key]}, lambda _: result)
-    assert {record.unit for record in records(root)} == {study.STORE, "gradient_coherence"}
-    (root / "book").mkdir()
-    (root / "book" / "paper").symlink_to(status.project.root(__file__) / "book" / "paper")
+    result = Result({}, answers=[answer], data=used.data)
+    drawn = Unit("gradient_coherence", root=root).record("figure-8", {"of": [used.key]}, lambda _: result)
+    assert [record.key for record in shipped("gradient_coherence", root)] == [drawn.key, used.key]
+    assert [record.unit for record in shipped(study.STORE, root)] == [study.STORE] * 2
+    assert shipped("flatness", root) == []
+    (root / "book" / "paper").symlink_to(ROOT / "book" / "paper")
     (row,) = [row for row in status.rows(root) if row.answer]
     assert (row.row.id, row.record.key) == ("003/F8a", drawn.key)
-    assert training.evidence_line().startswith("2 seeds × 6 tasks, sine (sha ")
+    assert used.evidence_line().startswith("2 seeds × 6 tasks, sine (sha ")
