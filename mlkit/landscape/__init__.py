@@ -25,12 +25,15 @@ from mlkit.landscape.hessian import Hessian
 from mlkit.landscape.lanczos import dominant, random_start
 from mlkit.landscape.spectrum import density, extremes, trace
 from mlkit.landscape.surface import around, surface, through
+from mlkit.landscape.watch import METRICS, Watch
 
 __all__ = [
     "MEASURES",
+    "METRICS",
     "Coherence",
     "Curvature",
     "Hessian",
+    "Watch",
     "adaptations",
     "around",
     "coherence",
