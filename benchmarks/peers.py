@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ from torch.func import functional_call
 from mlkit.evidence import Meter
 from mlkit.tasks import TaskBatch
 
+KEEP = {  # tells glibc to keep freed memory; by default it gives much of it back and fetches it anew at every step
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 DRAWS = 3  # meta-batches whose float32 errors are compared
 Weights = dict[str, Tensor]
 Method = Callable[[Case, Weights, TaskBatch], Weights]
@@ -167,6 +172,7 @@ def measure(case: Case, device: str, repeats: int) -> dict[str, Any]:
         "repeats": times,
         "best_peer": best,
         "ratio": medians[best] / medians["mlkit"],
+        "seconds_keeping_memory": keeping_memory(case, best, repeats, device) if case.drawings else {},
         "bar": case.bar,
         "float32_error": {name: statistics.median(values) for name, values in errors.items()},
         "float32_errors": errors,
@@ -194,20 +200,44 @@ def float32_errors(
     return errors
 
 
-def turns(case: Case, weights: Weights, batch: TaskBatch, repeats: int) -> dict[str, list[float]]:
+def turns(
+    case: Case, weights: Weights, batch: TaskBatch, repeats: int, names: Sequence[str] = METHODS
+) -> dict[str, list[float]]:
     """Time every method `repeats` times, in turn."""
-    times: dict[str, list[float]] = {name: [] for name in METHODS}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(repeats):
-        for name, method in METHODS.items():
-            times[name].append(seconds(method, case, weights, batch))
+        for name in names:
+            times[name].append(seconds(METHODS[name], case, weights, batch))
     return times
 
 
 def peak(case: Case, method: str, device: str) -> int:
     """Return the memory that a meta-iteration takes above what was there before it, in a process of its own."""
-    index = [(other.name, other.first_order) for other in cases(device)].index((case.name, case.first_order))
-    command = [sys.executable, Path(__file__), "--device", device, "--peak", str(index), method]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return _in_a_process("--peak", str(_index(case, device)), method, device=device)
+
+
+def keeping_memory(case: Case, peer: str, repeats: int, device: str) -> dict[str, float]:
+    """Return the median seconds of mlkit and `peer` in a process whose allocator keeps what is freed."""
+    options = ("--turns", str(_index(case, device)), peer, "--repeats", str(repeats))
+    return _in_a_process(*options, device=device, environment=KEEP)
+
+
+def _index(case: Case, device: str) -> int:
+    return [(other.name, other.first_order) for other in cases(device)].index((case.name, case.first_order))
+
+
+def _in_a_process(*options: str, device: str, environment: dict[str, str] | None = None) -> Any:
+    command = [sys.executable, Path(__file__), "--device", device, *options]
+    environment = os.environ | (environment or {})
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+
+
+def report_turns(index: int, peer: str, repeats: int, device: str) -> None:
+    load()
+    case = cases(device)[index]
+    weights, batch = case.weights(torch.float32, device), case.draw(case.tasks).to(device)
+    times = turns(case, weights, batch, repeats + 1, ("mlkit", peer))  # the first turn warms up
+    json.dump({name: statistics.median(values[1:]) for name, values in times.items()}, sys.stdout)
 
 
 def report_peak(index: int, method: str, device: str) -> None:
@@ -235,9 +265,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default="", help="measure the cases whose name contains this")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
         return report_peak(int(options.peak[0]), options.peak[1], options.device)
+    if options.turns:
+        return report_turns(int(options.turns[0]), options.turns[1], options.repeats, options.device)
     install()
     rows = []
     for case in cases(options.device):

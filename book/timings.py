@@ -60,6 +60,10 @@ def _peers(rows: list[Row]) -> Iterator[str]:
     ]
     yield "Milliseconds of one meta-iteration, and how many times faster than the best of the others:"
     yield _table(("case", *LIBRARIES, "times faster"), times)
+    kept = [row for row in rows if row.get("seconds_keeping_memory")]
+    if kept:
+        ratios = "; ".join(f"{row['case']}, {order[row['order']]} order: {_kept_ratio(row):.1f}" for row in kept)
+        yield f"Where the C library is told to keep freed memory, which the others gain more by: {ratios} times faster."
     exact = [
         (
             f"{row['case']}, {order[row['order']]} order",
@@ -85,6 +89,11 @@ def _peers(rows: list[Row]) -> Iterator[str]:
             "highest error of three meta-batches of characters:"
         )
         yield _table(("case", "mlkit", "learn2learn"), drawn)
+
+
+def _kept_ratio(row: Row) -> float:
+    seconds = row["seconds_keeping_memory"]
+    return seconds[row["best_peer"]] / seconds["mlkit"]
 
 
 def _milliseconds(seconds: float | None) -> str:

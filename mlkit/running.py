@@ -16,11 +16,8 @@ from mlkit.stored import canonical
 
 NOTEBOOKS, RUNS = "notebooks", "runs"
 QUICK = "quick"  # the defaults of every unit
-ENVIRONMENT = {  # of the kernel, where the reader's own does not say otherwise; they change time, not results
+ENVIRONMENT = {  # of the kernel, where the reader's own does not say otherwise; it changes time, not results
     "OMP_WAIT_POLICY": "PASSIVE",  # idle threads sleep: spinning ones stall a busy machine
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",  # glibc: keep the memory of large activations
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",  # instead of returning it and faulting it in again at every step
-    "MALLOC_TOP_PAD_": "67108864",
 }
 
 
