@@ -87,7 +87,7 @@ class Conv4(nn.Module):
         """Return what feeds the head: (..., examples, filters * size * size), or (..., examples, filters) for mean."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             if isinstance(norm, BatchNorm):
-                x = relu(norm(x, after=convolution, pool=self.pool))
+                x = norm(x, after=convolution, pool=self.pool, rectify=True)
             else:
                 x = norm(convolution(x))
                 x = relu(max_pool(x) if self.pool else x)

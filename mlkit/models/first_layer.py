@@ -7,7 +7,7 @@ large result need not be gone through. Where only its max-pool is wanted it is n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,123 +26,124 @@ def serves(x: Tensor) -> bool:
     return x.shape[2] <= CHANNELS and not x.is_cuda and not x.requires_grad
 
 
-def statistics(x: Tensor, weight: Tensor, how: How) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance (tasks, filters) of the convolution of x with `weight`.
-
-    What is left to do with the weights is done in double precision: a filter may all but cancel what patches share.
-    """
-    with torch.no_grad():
-        patches = _patches(x, weight, how)
-        center = patches.mean((1, 3))
-        patches = patches.sub_(center[:, None, :, None])
-        covariance = (patches @ patches.mT).double().sum(1) / (patches.shape[1] * patches.shape[3])
-    flat = weight.flatten(2).double()
-    mean, variance = (flat * center[:, None]).sum(-1), ((flat @ covariance) * flat).sum(-1)
-    return mean.to(x.dtype), variance.to(x.dtype)
-
-
-def pooled_convolution(x: Tensor, weight: Tensor, how: How) -> Tensor:
-    """Return the 2x2 max-pool of the convolution, (tasks, examples, filters, height // 2, width // 2)."""
-    return _Pooled.apply(x, weight, how)
-
-
-def unfolded(x: Tensor, weight: Tensor, how: How) -> Tensor:
-    """Return the convolution as matrix products of patches and weights."""
-    patches, flat = _patches(x, weight, how), weight.flatten(2).mT.unsqueeze(1).expand(-1, x.shape[1], -1, -1)
-    pixels = torch.bmm(patches.flatten(0, 1).mT, flat.flatten(0, 1))  # (tasks * examples, pixels, filters)
-    return pixels.view(*x.shape[:2], *_size(x, weight, how), -1).permute(0, 1, 4, 2, 3)
-
-
-def _patches(x: Tensor, weight: Tensor, how: How) -> Tensor:
+def unfold(x: Tensor, weight: Tensor, how: How) -> Tensor:
     """What each pixel of the convolution sees: (tasks, examples, C k k, pixels)."""
     stride, padding = how
     patches = F.unfold(x.flatten(0, 1), weight.shape[-2:], padding=padding, stride=stride)
     return patches.unflatten(0, x.shape[:2])
 
 
-def _size(x: Tensor, weight: Tensor, how: How) -> Pair:
+def size(x: Tensor, weight: Tensor, how: How) -> Pair:
+    """Height and width of the convolution."""
     of_axes = zip(x.shape[-2:], weight.shape[-2:], *how, strict=True)
     height, width = ((n + 2 * p - k) // s + 1 for n, k, s, p in of_axes)
     return height, width
 
 
-def _blocks(x: Tensor, weight: Tensor, how: How) -> Iterator[tuple[slice, slice]]:
-    """Cut tasks and examples into blocks whose convolution stays in the cache: whole tasks, or parts of one."""
-    size = max(2, BLOCK // (weight.shape[1] * math.prod(_size(x, weight, how))))
-    each = max(1, size // x.shape[1])
-    for task in range(0, x.shape[0], each):
-        for example in range(0, x.shape[1], size):
-            yield slice(task, task + each), slice(example, example + size)
+def statistics(patches: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance (tasks, filters) of the convolution with `weight`.
+
+    What is left to do with the weights is done in double precision: a filter may all but cancel what patches share.
+    """
+    with torch.no_grad():
+        center = patches.mean((1, 3), dtype=torch.float64)
+        products = (patches @ patches.mT).sum(1, dtype=torch.float64)  # (tasks, C k k, C k k)
+        covariance = products / (patches.shape[1] * patches.shape[3]) - center[:, :, None] * center[:, None]
+    flat = weight.flatten(2).double()
+    mean, variance = (flat * center[:, None]).sum(-1), ((flat @ covariance) * flat).sum(-1)
+    return mean.to(patches.dtype), variance.to(patches.dtype)
 
 
-# The max-pool of x * w is linear in w once it is known where the maxima are. The gradients of the last two functions
-# are each other, so they are closed under differentiation. `where` lists the maxima of each block of images.
+def convolution(patches: Tensor, weight: Tensor, size: Pair) -> Tensor:
+    """Return the convolution, (tasks, examples, filters, height, width), as products of patches and weights."""
+    flat = weight.flatten(2).mT.unsqueeze(1).expand(-1, patches.shape[1], -1, -1)
+    pixels = torch.bmm(patches.flatten(0, 1).mT, flat.flatten(0, 1))  # (tasks * examples, pixels, filters)
+    return pixels.view(*patches.shape[:2], *size, -1).permute(0, 1, 4, 2, 3)
+
+
+def pooled_convolution(patches: Tensor, weight: Tensor, size: Pair) -> Tensor:
+    """Return the 2x2 max-pool of the convolution, (tasks, examples, filters, height // 2, width // 2)."""
+    return _Pooled.apply(patches, weight, size)
+
+
+def blocks(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """Cut (tasks, examples, ...) into blocks that stay in the cache: of whole tasks, or of some examples of one."""
+    tasks, examples, *image = shape
+    count = max(2, BLOCK // math.prod(image))
+    each = max(1, count // examples)
+    for task in range(0, tasks, each):
+        for example in range(0, examples, count):
+            yield slice(task, task + each), slice(example, example + count)
+
+
+# The max-pool of a convolution is linear in the weights once it is known where the maxima are. The gradients of the last
+# two functions are each other, so they are closed under differentiation. `where` lists the maxima of each block.
 
 
 class _Pooled(Function):
-    """W -> the max-pool of x * w."""
+    """W -> the max-pool of the convolution."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, how: How) -> Tensor:
-        ctx.save_for_backward(x, w)
-        ctx.how, ctx.where = how, []
+    def forward(ctx: Any, patches: Tensor, w: Tensor, size: Pair) -> Tensor:
+        ctx.save_for_backward(patches, w)
+        ctx.size, ctx.where = size, []
 
-        def pool(z: Tensor) -> Tensor:
-            y, where = F.max_pool2d(z, 2, return_indices=True)
+        def pool(z: Tensor, out: Tensor) -> None:
+            where = torch.empty_like(out, dtype=torch.int64)
+            torch.ops.aten.max_pool2d_with_indices(z, [2, 2], [2, 2], out=out, indices=where)
             ctx.where.append(where)
-            return y
 
-        return _blockwise(pool, x, w, how)
+        return _blockwise(pool, patches, w, size)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, w = ctx.saved_tensors
-        return None, _PooledWeight.apply(x, g, ctx.where, w, ctx.how), None
+        patches, w = ctx.saved_tensors
+        return None, _PooledWeight.apply(patches, g, ctx.where, w.shape, ctx.size), None
 
 
 class _PooledWeight(Function):
-    """G -> the gradient at w (which gives the shape alone) of the pooled numbers in g."""
+    """G -> the gradient at w, of `shape`, of the pooled numbers in g."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, g: Tensor, where: list[Tensor], w: Tensor, how: How) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.where, ctx.how = where, how
-        size, result = _size(x, w, how), w.new_zeros(w.flatten(2).mT.shape)
-        for rows, places in zip(_blocks(x, w, how), where, strict=True):
+    def forward(ctx: Any, patches: Tensor, g: Tensor, where: list[Tensor], shape: torch.Size, size: Pair) -> Tensor:
+        ctx.save_for_backward(patches)
+        ctx.where, ctx.size = where, size
+        result = patches.new_zeros(len(patches), patches.shape[2], shape[1])
+        for rows, places in zip(blocks((*patches.shape[:2], shape[1], *size)), where, strict=True):
             pixels = _unpool(g[rows].flatten(0, 1), places, size).movedim(1, -1).flatten(1, 2)
-            products = torch.bmm(_patches(x[rows], w, how).flatten(0, 1), pixels)  # (tasks * examples, C k k, filters)
-            result[rows[0]] += products.unflatten(0, x[rows].shape[:2]).sum(1)
-        return result.mT.reshape(w.shape)
+            products = torch.bmm(patches[rows].flatten(0, 1), pixels)  # (tasks * examples, C k k, filters)
+            result[rows[0]] += products.unflatten(0, patches[rows].shape[:2]).sum(1)
+        return result.mT.reshape(shape)
 
     @staticmethod
     def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        return None, _Picked.apply(x, h, ctx.where, ctx.how), None, None, None
+        (patches,) = ctx.saved_tensors
+        return None, _Picked.apply(patches, h, ctx.where, ctx.size), None, None, None
 
 
 class _Picked(Function):
-    """W -> x * w, where the maxima of another convolution are."""
+    """W -> the convolution where the maxima of another one are."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, where: list[Tensor], how: How) -> Tensor:
-        ctx.save_for_backward(x, w)
-        ctx.where, ctx.how = where, how
+    def forward(ctx: Any, patches: Tensor, w: Tensor, where: list[Tensor], size: Pair) -> Tensor:
+        ctx.save_for_backward(patches, w)
+        ctx.where, ctx.size = where, size
         places = iter(where)
-        return _blockwise(lambda z: _pick(z, next(places)), x, w, how)
+        return _blockwise(lambda z, out: out.copy_(_pick(z, next(places))), patches, w, size)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, w = ctx.saved_tensors
-        return None, _PooledWeight.apply(x, g, ctx.where, w, ctx.how), None, None
+        patches, w = ctx.saved_tensors
+        return None, _PooledWeight.apply(patches, g, ctx.where, w.shape, ctx.size), None, None
 
 
-def _blockwise(reduce: Callable[[Tensor], Tensor], x: Tensor, w: Tensor, how: How) -> Tensor:
-    """Convolve block by block, halve each by `reduce`, and lay the results out channels last."""
-    height, width = (length // 2 for length in _size(x, w, how))
-    result = x.new_empty(*x.shape[:2], height, width, w.shape[1]).movedim(-1, 2)
-    for rows in _blocks(x, w, how):
-        z = unfolded(x[rows], w[rows[0]], how)
-        result[rows] = reduce(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+def _blockwise(reduce: Callable[[Tensor, Tensor], object], patches: Tensor, w: Tensor, size: Pair) -> Tensor:
+    """Convolve block by block, let `reduce` halve each (images, ...) into its second argument, channels last."""
+    height, width = (length // 2 for length in size)
+    result = patches.new_empty(*patches.shape[:2], height, width, w.shape[1]).movedim(-1, 2)
+    for rows in blocks((*patches.shape[:2], w.shape[1], *size)):
+        z = convolution(patches[rows], w[rows[0]], size)
+        reduce(z.flatten(0, 1), result[rows].flatten(0, 1))
     return result
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlkit.models import stacked
-from mlkit.models.stacked import over, summarize, summarize_convolution
+from mlkit.models.stacked import over, scale_shift_relu, summarize, summarize_convolution
 
 
 class Linear(nn.Linear):
@@ -57,7 +57,14 @@ class Conv2d(nn.Conv2d):
 
 
 def batch_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, pool: bool = False, after: Conv2d | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    *,
+    after: Conv2d | None = None,
+    pool: bool = False,
+    rectify: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize each channel by its batch statistics, scale by `weight` and shift by `bias` (..., channels).
 
@@ -66,8 +73,9 @@ def batch_norm(
         weight: gamma; its dimensions say whether tasks are stacked.
         bias: beta.
         eps: added to the variance.
-        pool: reduce the result by a 2x2 max-pool.
         after: convolve x first, without the bias: batch statistics would only take it away again.
+        pool: reduce the result by a 2x2 max-pool.
+        rectify: apply ReLU to the result.
 
     Returns:
         the result; mean and biased variance of each channel (..., channels), differentiable.
@@ -79,19 +87,34 @@ def batch_norm(
         x, mean, variance = summarize(x, pool=first)
     else:
         x, mean, variance = summarize_convolution(x, after.weight, after.stride, after.padding, pool=first)
-    y = normalize(x, mean, variance, weight, bias, eps)
-    return (max_pool(y) if pool and not first else y), mean, variance
+    y = normalize(x, mean, variance, weight, bias, eps, pool=pool and not first, rectify=rectify)
+    return y, mean, variance
 
 
 def normalize(
-    x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, pool: bool = False
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    *,
+    pool: bool = False,
+    rectify: bool = False,
 ) -> Tensor:
-    """Normalize by given statistics: (x - mean) / sqrt(variance + eps) * weight + bias, each (..., channels)."""
+    """Normalize by given statistics: (x - mean) / sqrt(variance + eps) * weight + bias, each (..., channels).
+
+    With `pool` and `rectify` a 2x2 max-pool and ReLU follow.
+    """
     if pool and _pools_first(weight):
         x, pool = max_pool(x), False
     scale = weight * torch.rsqrt(variance + eps)
-    y = (x * over(scale, x)).add_(over(bias - mean * scale, x))
-    return max_pool(y) if pool else y
+    shift = bias - mean * scale
+    if rectify and not pool and weight.dim() == 2 and not x.is_cuda:
+        return scale_shift_relu(x, scale, shift)
+    y = (x * over(scale, x)).add_(over(shift, x))
+    y = max_pool(y) if pool else y
+    return relu(y) if rectify else y
 
 
 def relu(x: Tensor) -> Tensor:

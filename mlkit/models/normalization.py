@@ -54,17 +54,18 @@ class BatchNorm(nn.Module):
             self.mean.zero_()
             self.variance.fill_(1)
 
-    def forward(self, x: Tensor, *, after: Conv2d | None = None, pool: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *, after: Conv2d | None = None, pool: bool = False, rectify: bool = False) -> Tensor:
         """Normalize each channel, then scale and shift it.
 
         `after` convolves x first; its bias is never added, since batch statistics would take it away again. With `pool`
-        the result is reduced by a 2x2 max-pool, before the shift where that is the same.
+        the result is reduced by a 2x2 max-pool, before the shift where that is the same; with `rectify` ReLU follows.
         """
+        then = {"pool": pool, "rectify": rectify}
         lacking = 0 if after is None or after.bias is None else after.bias
         if self._uses_stored_statistics():
             x, mean = x if after is None else after.convolve(x), self.mean - lacking
-            return normalize(x, mean, self.variance, self.weight, self.bias, self.eps, pool=pool)
-        y, mean, variance = batch_norm(x, self.weight, self.bias, self.eps, pool=pool, after=after)
+            return normalize(x, mean, self.variance, self.weight, self.bias, self.eps, **then)
+        y, mean, variance = batch_norm(x, self.weight, self.bias, self.eps, after=after, **then)
         if self.phase == "adapt":
             self._store(mean + lacking, variance)
         return y

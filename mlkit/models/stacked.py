@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from mlkit.models import first_layer
+from mlkit.models.first_layer import blocks
 
 Pair = tuple[int, int]
-BLOCK = 2**18  # numbers that fit the cache of a core together with what is computed from them
 
 
 def conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
@@ -25,7 +24,8 @@ def conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
     if x.is_cuda:
         return _grouped(x, weight, stride, padding)
     if x.shape[2] == 1:
-        return first_layer.unfolded(x, weight, (stride, padding))  # few numbers a patch
+        how = stride, padding
+        return first_layer.convolution(first_layer.unfold(x, weight, how), weight, first_layer.size(x, weight, how))
     return _Convolution.apply(_channels_last(x), _channels_last(weight), stride, padding)
 
 
@@ -80,7 +80,8 @@ class _InputGradient(Function):
     def forward(ctx: Any, g: Tensor, w: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(g, w)
         ctx.how = stride, padding
-        return _stack([conv2d_input(shape[1:], b, a, stride, padding) for a, b in zip(g, w, strict=True)])
+        like = torch.empty(shape[1:], dtype=g.dtype, memory_format=torch.channels_last)  # its numbers are not read
+        return _stack([_partial(a, like, b, ctx.how, 0) for a, b in zip(g, w, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
@@ -103,7 +104,8 @@ class _WeightGradient(Function):
     def forward(ctx: Any, x: Tensor, g: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, g)
         ctx.how = stride, padding
-        return _stack([conv2d_weight(a, shape[1:], b, stride, padding) for a, b in zip(x, g, strict=True)])
+        like = torch.empty(shape[1:], dtype=g.dtype, memory_format=torch.channels_last)
+        return _stack([_partial(b, a, like, ctx.how, 1) for a, b in zip(x, g, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, w: Tensor) -> tuple[Tensor | None, ...]:
@@ -117,6 +119,12 @@ class _WeightGradient(Function):
             None,
             None,
         )
+
+
+def _partial(g: Tensor, x: Tensor, w: Tensor, how: tuple[Pair, Pair], of: int) -> Tensor:
+    """Return one partial gradient of <g, x * w>: at x (`of` 0) or at w (`of` 1), of which only the shape counts."""
+    wanted = [of == 0, of == 1, False]
+    return torch.ops.aten.convolution_backward(g, x, w, None, *how, (1, 1), False, (0, 0), 1, wanted)[of]
 
 
 def summarize(x: Tensor, *, pool: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,9 +141,14 @@ def summarize_convolution(
     """Return `summarize(conv2d(x, weight, stride, padding), pool=pool)`."""
     if not first_layer.serves(x):
         return summarize(conv2d(x, weight, stride, padding), pool=pool)
-    how = stride, padding
-    y = first_layer.pooled_convolution(x, weight, how) if pool else conv2d(x, weight, stride, padding)
-    return y, *first_layer.statistics(x, weight, how)
+    patches, size = first_layer.unfold(x, weight, (stride, padding)), first_layer.size(x, weight, (stride, padding))
+    y = (first_layer.pooled_convolution if pool else first_layer.convolution)(patches, weight, size)
+    return y, *first_layer.statistics(patches, weight)
+
+
+def scale_shift_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return max(x * scale + shift, 0); scale and shift (tasks, channels)."""
+    return _ScaleShiftRelu.apply(x, scale, shift)
 
 
 def over(values: Tensor, x: Tensor) -> Tensor:
@@ -156,7 +169,9 @@ class _Summary(Function):
     def forward(ctx: Any, x: Tensor, pool: bool) -> tuple[Tensor, ...]:
         mean, count = x.mean(_dims(x)), x[0].numel() // x.shape[2]
         center, total = over(mean, x), torch.zeros_like(mean)
-        for block in x.split(max(1, BLOCK * x.shape[1] // x.numel()), dim=1):  # small temporaries stay in the cache
+        for block in x.split(
+            max(1, first_layer.BLOCK * x.shape[1] // x.numel()), dim=1
+        ):  # small temporaries stay in the cache
             total += (block - center).square_().sum(_dims(x))
         where = x.new_empty(0, dtype=torch.int64)
         y = x
@@ -212,3 +227,44 @@ def _pick(h: Tensor, where: Tensor) -> Tensor:
     places = where.movedim(1, -1)
     picked = pixels.gather(1, places.flatten(1, 2)).view(places.shape)
     return picked.movedim(-1, 1).unflatten(0, h.shape[:2])
+
+
+class _ScaleShiftRelu(Function):
+    """(x, scale, shift) -> max(x * scale + shift, 0), block by block."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        y = torch.empty_like(x)
+        for tasks, examples in blocks(x.shape):
+            part = x[tasks, examples]
+            torch.addcmul(over(shift[tasks], part), part, over(scale[tasks], part), out=y[tasks, examples]).relu_()
+        ctx.save_for_backward(x, scale, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
+        x, scale, y = ctx.saved_tensors
+        return _ScaleShiftReluGradient.apply(g, x, scale, y.detach())
+
+
+class _ScaleShiftReluGradient(Function):
+    """(g, x, scale) -> the gradients at x, scale and shift; y > 0 says where g passes."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, x: Tensor, scale: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(g, x, scale, y)
+        of_x, (of_scale, of_shift) = torch.empty_like(x), scale.new_zeros(2, *scale.shape)
+        for tasks, examples in blocks(x.shape):
+            passed = torch.ops.aten.threshold_backward(g[tasks, examples], y[tasks, examples], 0)
+            torch.mul(passed, over(scale[tasks], passed), out=of_x[tasks, examples])
+            of_shift[tasks] += passed.sum(_dims(passed))
+            of_scale[tasks] += passed.mul_(x[tasks, examples]).sum(_dims(passed))
+        return of_x, of_scale, of_shift
+
+    @staticmethod
+    def backward(ctx: Any, of_x: Tensor, of_scale: Tensor, of_shift: Tensor) -> tuple[Tensor | None, ...]:
+        g, x, scale, y = ctx.saved_tensors
+        passes = y > 0
+        passed, of_x = g * passes, of_x * passes
+        of_g = of_x * over(scale, x) + (x * over(of_scale, x) + over(of_shift, x)) * passes
+        return of_g, passed * over(of_scale, x), (passed * of_x).sum(_dims(x)), None
