@@ -76,8 +76,8 @@ def blocks(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
             yield slice(task, task + each), slice(example, example + count)
 
 
-# The max-pool of a convolution is linear in the weights once it is known where the maxima are. The gradients of the last
-# two functions are each other, so they are closed under differentiation. `where` lists the maxima of each block.
+# The max-pool of a convolution is linear in the weights once it is known where the maxima are. The gradients of the
+# last two functions are each other, so they are closed under differentiation. `where` lists the maxima of each block.
 
 
 class _Pooled(Function):
