@@ -22,9 +22,9 @@ class Curvature:
     """The Hessian's eigenvalue of largest magnitude, task by task; every tensor is (tasks,), on the CPU.
 
     value: |lambda|, the spectral norm; sign: of lambda, -1 at a saddle that bends down most, 0 where the Hessian is
-    zero; residual: |H x - lambda x| of the unit vector x found; iterations: Hessian-vector products; converged:
-    residual <= tolerance * |lambda|; loss: support loss at the adapted weights; diverged: the adaptation left the
-    finite numbers: value and the like are not numbers there.
+    zero; residual: |H x - lambda x| of the unit vector x found; iterations: Hessian-vector products; converged: the
+    residual bounds the error by tolerance * |lambda|; loss: support loss at the adapted weights; diverged: the
+    adaptation left the finite numbers: value and the like are not numbers there.
     """
 
     value: Tensor
@@ -44,7 +44,7 @@ def spectral_norm(
     meta: Meta,
     tasks: FrozenTasks | TaskBatch,
     *,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-5,
     max_iterations: int = 100,
     chunk_size: int = 4,
     workers: int = 1,
@@ -57,15 +57,15 @@ def spectral_norm(
 
     $$\|H_i\|_\sigma = \max_k |\lambda_k|, \quad H_i = \nabla^2 L_{S_i}(\tilde\theta_i)$$ (paper 003, eq. 3, whose last
     equality holds where the eigenvalue of largest magnitude is positive: see `sign`.) By Lanczos on exact
-    Hessian-vector products, until the residual is small. In front of batch normalization the value depends on the size
-    of the weights: see `Hessian`.
+    Hessian-vector products, until the residual says that the value is exact enough. In front of batch normalization
+    the value depends on the size of the weights: see `Hessian`.
 
     Args:
         learner: what adapts.
         meta: stacked meta-parameters of one run (1, ...).
         tasks: where to measure.
-        tolerance: residual at which to stop, as a part of |lambda|. The error of |lambda| is at most that, and
-            mostly nearer its square. Below 1e-5 use dtype=torch.float64.
+        tolerance: bound of the error of |lambda| at which to stop, as a part of it; the bound comes from the residual
+            (see `Ritz.errors`). Below 1e-6 use dtype=torch.float64.
         max_iterations: Hessian-vector products a task at most.
         chunk_size: tasks at once. A few keep activations in the cache of a core; a tiny network likes more.
         workers: threads that share the chunks, each with its own copy of the learner.

@@ -7,10 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mlkit.adaptation import Adapted, Weights, leaves
+from mlkit.adaptation import Adapted, Weights, call, leaves
 from mlkit.driver import Learner
 from mlkit.landscape.directions import flatten
-from mlkit.learners.common import support_loss
 from mlkit.seeding import seeded
 from mlkit.tasks.base import Examples
 
@@ -73,9 +72,10 @@ class Hessian:
         if check:
             _check_repeats(learner, weights, buffers, support.map(cast), names)
         self._weights = leaves({name: weights[name] for name in names})
-        fixed = {name: tensor for name, tensor in weights.items() if name not in self._weights}
+        examples = support.map(cast)
         with torch.enable_grad():
-            losses, _ = support_loss(learner.model, learner.loss, fixed)(self._weights, buffers, support.map(cast))
+            outputs, _ = call(learner.model, weights | self._weights, buffers, examples.x, "adapt")
+            losses = learner.loss(outputs, examples.y)
             self._gradients = torch.autograd.grad(
                 losses.sum(), self._tensors, create_graph=True, allow_unused=True, materialize_grads=True
             )

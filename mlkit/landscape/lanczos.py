@@ -37,6 +37,20 @@ class Ritz:
     residuals: Tensor
     weights: Tensor
 
+    def errors(self) -> Tensor:
+        r"""Bound how far each value is from an eigenvalue.
+
+        $$|\theta - \lambda| \le \min(r, r^2 / \delta)$$ with the residual r and the distance delta from the other
+        eigenvalues (Temple 1928, Kato 1949), which are taken to lie within their residuals. (tasks, m).
+        """
+        if self.values.shape[1] == 1:
+            return self.residuals  # nothing is known of the others
+        apart, none = self.values.diff(dim=1), self.values.new_full((len(self.values), 1), torch.inf)
+        above = torch.cat([apart - self.residuals[:, 1:], none], 1)
+        below = torch.cat([none, apart - self.residuals[:, :-1]], 1)
+        gap = torch.minimum(above, below)
+        return torch.where(gap > self.residuals, self.residuals.square() / gap, self.residuals)
+
 
 @dataclass(frozen=True)
 class Tridiagonal:
@@ -83,23 +97,25 @@ def lanczos(operator: Operator, start: Tensor, *, max_iterations: int) -> Iterat
     steps = min(max_iterations, size)
     basis = start.new_empty(tasks, steps, size)
     diagonal, below = torch.zeros(2, tasks, steps, dtype=torch.float64)
-    scale = torch.zeros(tasks, dtype=torch.float64)
-    vector, pull = start / start.norm(dim=1, keepdim=True), torch.zeros_like(start)
+    tiny = 100 * torch.finfo(start.dtype).eps
+    vector, before, length = start / start.norm(dim=1, keepdim=True), start, torch.zeros_like(start[:, :1])
     for step in range(steps):
         basis[:, step] = vector
-        product = operator(vector)
-        along = (vector * product).sum(1, keepdim=True)
-        rest = _outside(product - along * vector - pull, basis[:, : step + 1])
+        rest = operator(vector)
+        along = (vector * rest).sum(1, keepdim=True)
+        rest = torch.addcmul(rest, along, vector, value=-1).addcmul_(length, before, value=-1)
+        rest = _outside(rest, basis[:, : step + 1])
         length = rest.norm(dim=1, keepdim=True)
-        scale = torch.maximum(scale, product.norm(dim=1).cpu())
-        ended = (length[:, 0].cpu() <= 100 * torch.finfo(start.dtype).eps * scale) | (step + 1 == size)
-        diagonal[:, step] = along[:, 0].cpu()
-        below[:, step] = length[:, 0].cpu().where(~ended, 0.0)
+        diagonal[:, step], below[:, step] = along[:, 0].cpu(), length[:, 0].cpu()
+        scale = torch.cat([diagonal, below[:, :step]], 1).abs().amax(1)
+        ended = (below[:, step] <= tiny * scale) | (step + 1 == size)
+        below[ended, step] = 0
         yield Tridiagonal(diagonal[:, : step + 1], below[:, : step + 1])
-        stays = ~ended.to(vector.device)[:, None]
-        pull, vector = torch.where(stays, length * vector, 0.0), rest / length
+        before, vector = vector, rest.div_(length)
         if ended.any() and step + 1 < steps:
-            vector = torch.where(stays, vector, _fresh(operator, basis[:, : step + 1]))
+            starts_anew = ended.to(vector.device)[:, None]
+            length = length.masked_fill(starts_anew, 0)
+            vector = torch.where(starts_anew, _fresh(operator, basis[:, : step + 1]), vector)
 
 
 def _outside(vectors: Tensor, basis: Tensor) -> Tensor:
@@ -178,7 +194,7 @@ class Dominant:
     """The eigenvalue of largest magnitude of each operator; every tensor is (tasks,), on the CPU.
 
     value: signed, not a number where the operator is not finite; residual: see `Ritz`; iterations: products it took;
-    converged: residual <= tolerance * |value|, and the other end of the spectrum is not about to overtake.
+    converged: its error is at most tolerance * |value|, and the other end of the spectrum is not about to overtake.
     """
 
     value: Tensor
@@ -192,16 +208,14 @@ class Dominant:
         return self.converged | self.value.isnan()
 
 
-def dominant(operator: Operator, start: Tensor, *, tolerance: float = 1e-3, max_iterations: int = 100) -> Dominant:
-    """Find each operator's eigenvalue of largest magnitude; the residual says when to stop.
-
-    The value lies within `residual` of an eigenvalue, and mostly much closer: its error is of the order of residual^2
-    over the distance to the next eigenvalue.
+def dominant(operator: Operator, start: Tensor, *, tolerance: float = 1e-5, max_iterations: int = 100) -> Dominant:
+    """Find each operator's eigenvalue of largest magnitude; the residual says when to stop: see `Ritz.errors`.
 
     Args:
         operator: symmetric, batched over tasks.
         start: first vectors (tasks, d), with a part along every eigenvector: see `random_start`.
-        tolerance: residual at which to stop, as a part of |value|.
+        tolerance: bound of the error at which to stop, as a part of |value|. A loose one, 1e-3, may stop at an
+            eigenvalue that shows before a larger one does.
         max_iterations: products at most.
 
     Raises:
@@ -210,13 +224,16 @@ def dominant(operator: Operator, start: Tensor, *, tolerance: float = 1e-3, max_
 
     def judge(state: Tridiagonal) -> Dominant:
         ritz = state.ritz()
-        ends, residuals = (tensor[:, [0, -1]] for tensor in (ritz.values, ritz.residuals))
+        ends, residuals, errors = (_ends(tensor) for tensor in (ritz.values, ritz.residuals, ritz.errors()))
         larger = ends.abs().argmax(1, keepdim=True)
-        (value, residual), (rival, doubt) = (
-            (ends.gather(1, end).squeeze(1), residuals.gather(1, end).squeeze(1)) for end in (larger, 1 - larger)
-        )
-        settled = rival.abs() + doubt <= (1 + tolerance) * value.abs()
-        converged = (residual <= tolerance * value.abs()) & settled
+        value, residual, error = (tensor.gather(1, larger).squeeze(1) for tensor in (ends, residuals, errors))
+        rival = (ends.abs() + residuals).gather(1, 1 - larger).squeeze(1)
+        near = tolerance * value.abs()
+        converged = (error <= near) & (rival <= value.abs() + near)
         return Dominant(value, residual, torch.full(value.shape, state.steps), converged)
 
     return settle(operator, start, judge, max_iterations=max_iterations)
+
+
+def _ends(tensor: Tensor) -> Tensor:
+    return tensor[:, [0, -1]]
