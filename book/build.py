@@ -22,6 +22,8 @@ import papermill
 import yaml
 from pages import FIGURE, generate, header
 
+from mlkit.records import shipped
+
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 HTML = BOOK / "_build" / "html"
@@ -84,7 +86,8 @@ def sources(unit: str, preset: str) -> Iterator[Path]:
     """Yield the files whose content decides what the executed unit looks like."""
     yield ROOT / "notebooks" / f"{unit}.ipynb"
     yield from filter(None, [preset_file(unit, preset)])
-    yield from (BOOK / "records" / unit).glob("*")
+    for record in shipped(unit, ROOT):
+        yield from (path for path in (record.path, record.path.with_suffix(".npz")) if path.exists())
     yield from (path for path in (ROOT / "mlkit").rglob("*") if path.suffix in {".py", ".json", ".yaml"})
     yield from BOOK.glob("*.py")
 

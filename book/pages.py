@@ -13,8 +13,7 @@ import timings
 
 from mlkit import drawings, figures, papers, status, theme
 from mlkit.catalogue import CATALOGUE
-from mlkit.records import SHIPPED
-from mlkit.stored import load
+from mlkit.records import shipped
 
 FIGURE = '<figure class="mlkit">'  # how mlkit.figures begins each of its figures
 
@@ -37,8 +36,8 @@ def header(root: Path, unit: str, preset: str) -> str:
 
 
 def _took(root: Path, unit: str) -> str:
-    """Say what the shipped records of a unit took to compute."""
-    proofs = [load(path).evidence for path in sorted((root / SHIPPED / unit).glob("*.json"))]
+    """Say what the shipped records behind a unit's page took to compute; some of them other pages draw from too."""
+    proofs = [record.evidence for record in shipped(unit, root)]
     if not proofs:
         return "Its results were computed when this page was built."
     seconds = sum(proof["seconds"] for proof in proofs)

@@ -88,6 +88,11 @@ def test_a_surface_keeps_the_losses_and_its_points():
         figures.loss_surface([0, 1], [0, 1, 2], losses, points={}, x_title="x", y_title="y")
 
 
+def test_an_interval_may_be_uneven():
+    (point,) = figures.score_bars([figures.Bar("MAML", 0.9, low=0.1, high=0.95)], x_title="R").data
+    assert point.error_x.array == pytest.approx([0.05]) and point.error_x.arrayminus == pytest.approx([0.8])
+
+
 def test_no_density_has_no_place_on_a_logarithmic_axis():
     (line,) = figures.spectral_density({"MAML": ([0, 1, 2], [0.0, 0.5, 0.1])}).data
     np.testing.assert_array_equal(line.y, [np.nan, 0.5, 0.1])

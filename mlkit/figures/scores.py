@@ -15,13 +15,25 @@ from mlkit.theme import NEUTRAL, look, looks
 
 @dataclass(frozen=True)
 class Bar:
-    """One score with its 95 % interval (half width), and the value the paper prints, where it has one."""
+    """One score with its 95 % interval (half width), and the value the paper prints, where it has one.
+
+    low, high: ends of an interval that is not even about the value.
+    """
 
     label: str
     value: float
     ci95: float = 0.0
     paper: float | None = None
     paper_ci95: float = 0.0
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far the interval goes down and up."""
+        if self.low is None or self.high is None:
+            return self.ci95, self.ci95
+        return self.value - self.low, self.high - self.value
 
 
 def score_bars(bars: Sequence[Bar], *, x_title: str) -> go.Figure:
@@ -36,7 +48,9 @@ def score_bars(bars: Sequence[Bar], *, x_title: str) -> go.Figure:
     for bar in bars:
         style = look(bar.label)
         marker = {"color": style.color, "symbol": style.symbol, "size": 12}
-        error = {"type": "data", "array": [bar.ci95], "color": style.color, "thickness": 2.5, "width": 6}
+        down, up = bar.reach
+        error = {"type": "data", "array": [up], "color": style.color, "thickness": 2.5, "width": 6}
+        error |= {"arrayminus": [down]} if down != up else {}
         figure.add_scatter(
             x=[bar.value], y=[bar.label], error_x=error, mode="markers", marker=marker, name="ours", showlegend=False
         )
