@@ -54,7 +54,7 @@ class Watch:
         curvature_tasks: how many for curvature, the same at every point.
         images: how many for representations, the same at every point; None for all.
         seed: of the tasks and images.
-        tolerance: of curvature, see `spectral_norm`.
+        tolerance: relative error of curvature at which to stop, see `spectral_norm`.
         chunk_size: tasks adapted at once; it changes time and memory only, as does
         curvature_chunk: tasks whose curvature is measured at once.
 
@@ -67,7 +67,7 @@ class Watch:
     curvature_tasks: int = 60
     images: int | None = None
     seed: int = 0
-    tolerance: float = 1e-4
+    tolerance: float = 1e-5
     chunk_size: int = field(default=25, metadata={"execution": True})
     curvature_chunk: int = field(default=4, metadata={"execution": True})
 
