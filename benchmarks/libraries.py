@@ -19,7 +19,7 @@ SOURCE = FOLDER / LEARN2LEARN.replace("==", "-") / "learn2learn"
 def install() -> None:
     """Install what is missing."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    if not (FOLDER / "torchopt").exists():
+    if not all((FOLDER / name).exists() for name in ("torchopt", "pyhessian", "curvlinops")):
         subprocess.run([*pip, "install", "--no-deps", "-t", FOLDER, "-r", HERE / "requirements.txt"], check=True)
     if not SOURCE.exists():
         source_only = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
@@ -30,8 +30,7 @@ def install() -> None:
 
 def load() -> tuple[types.ModuleType, types.ModuleType, type]:
     """Return higher, torchopt, and learn2learn's MAML class (its module alone: the package needs the extensions)."""
-    if str(FOLDER) not in sys.path:
-        sys.path.append(str(FOLDER))
+    _see()
     for name, folder in (("learn2learn", SOURCE), ("learn2learn.algorithms", SOURCE / "algorithms")):
         package = types.ModuleType(name)
         package.__path__ = [str(folder)]
@@ -40,3 +39,16 @@ def load() -> tuple[types.ModuleType, types.ModuleType, type]:
         warnings.simplefilter("ignore")  # of their age
         maml = importlib.import_module("learn2learn.algorithms.maml")
         return importlib.import_module("higher"), importlib.import_module("torchopt"), maml.MAML
+
+
+def load_hessian() -> tuple[types.ModuleType, types.ModuleType]:
+    """Return pyhessian and curvlinops."""
+    _see()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what they import
+        return importlib.import_module("pyhessian"), importlib.import_module("curvlinops")
+
+
+def _see() -> None:
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))

@@ -33,7 +33,7 @@ def store(
 
 
 def _versions(folder: Path) -> dict[str, str]:
-    found = (
-        re.fullmatch(r"(higher|torchopt|learn2learn)-(\d[\d.]*\d)(\.dist-info)?", p.name) for p in folder.iterdir()
-    )
-    return {match[1]: match[2] for match in found if match}
+    names = "higher|torchopt|learn2learn|pyhessian|curvlinops"
+    pattern = re.compile(rf"({names})(?:_for_pytorch)?-(\d[\d.]*\d)(\.dist-info)?", re.IGNORECASE)
+    found = (pattern.fullmatch(path.name) for path in folder.iterdir())
+    return {match[1].lower(): match[2] for match in found if match}

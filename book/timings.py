@@ -11,6 +11,7 @@ from typing import Any
 from mlkit import figures
 
 LIBRARIES = ("mlkit", "learn2learn", "higher", "torchopt")
+CURVATURES = ("mlkit", "pyhessian", "pyhessian to 1e-6", "curvlinops")
 Row = dict[str, Any]
 
 
@@ -23,20 +24,28 @@ def page(folder: Path) -> Iterator[str]:
         rows = content["rows"]
         yield f"## {TITLES.get(content['benchmark'], content['benchmark'])}"
         yield from _peers([row for row in rows if "seconds" in row and "best_peer" in row])
+        yield from _curvature([row for row in rows if "eigenvalue_errors" in row])
+        yield from _spectra([row for row in rows if "spectrum" in row])
         yield from _bars([row for row in rows if "measure" in row])
         yield from (_steps(row["steps"]) for row in rows if "steps" in row)
         yield from (_chunks(row["chunks"], evidence(content)) for row in rows if "chunks" in row)
         yield f"Measured on {evidence(content)}."
 
 
-TITLES = {"peers": "Next to other libraries", "sampling": "Overheads", "memory": "Time and memory"}
+TITLES = {
+    "peers": "Next to other libraries",
+    "hessian": "Curvature",
+    "sampling": "Overheads",
+    "memory": "Time and memory",
+}
 
 
 def evidence(content: Row) -> str:
     """Return where and with what a benchmark was measured."""
     hardware, software = content["hardware"], content["software"]
     machine = f"GPU {hardware['gpu']}" if hardware["gpu"] else f"{hardware['cores']} CPU cores ({hardware['cpu']})"
-    versions = [f"{name} {software[name]}" for name in ("torch", *LIBRARIES) if name in software]
+    used = ("torch", *CURVATURES) if content["benchmark"] == "hessian" else ("torch", *LIBRARIES)
+    versions = [f"{name} {software[name]}" for name in used if name in software]
     return f"{machine}, {', '.join(versions)}, {content['date'][:10]}"
 
 
@@ -54,7 +63,7 @@ def _peers(rows: list[Row]) -> Iterator[str]:
         (
             f"{row['case']}, {order[row['order']]} order",
             *(_milliseconds(row["seconds"].get(name)) for name in LIBRARIES),
-            f"{row['ratio']:.1f}" + (f" (bar {row['bar']:g})" if row["bar"] else ""),
+            f"{row['ratio']:.1f}" + _bar(row["bar"]),
         )
         for row in rows
     ]
@@ -94,6 +103,42 @@ def _peers(rows: list[Row]) -> Iterator[str]:
 def _kept_ratio(row: Row) -> float:
     seconds = row["seconds_keeping_memory"]
     return seconds[row["best_peer"]] / seconds["mlkit"]
+
+
+def _curvature(rows: list[Row]) -> Iterator[str]:
+    """Yield seconds and errors of the spectral norms of many Hessians."""
+    if not rows:
+        return
+    yield (
+        "Seconds for the largest eigenvalue of the Hessian of every task, and how many times faster mlkit is. "
+        "PyHessian runs with its defaults, and once more until two of its estimates agree to 1e-6; curvlinops with "
+        "SciPy's `eigsh`:"
+    )
+    times = [
+        (
+            row["case"],
+            *(f"{row['seconds'][name]:.3g}" for name in CURVATURES),
+            *(f"{row['ratios'][name]:.1f}" + _bar(row["bars"].get(name)) for name in CURVATURES[1:]),
+        )
+        for row in rows
+    ]
+    yield _table(("case", *CURVATURES, *(f"faster than {name}" for name in CURVATURES[1:])), times)
+    yield "Largest relative error over the tasks, against float64:"
+    errors = [(row["case"], *(_power(row["eigenvalue_errors"][name]) for name in CURVATURES)) for row in rows]
+    yield _table(("case", *CURVATURES), errors)
+
+
+def _bar(bar: float | None) -> str:
+    return f" (bar {bar:g})" if bar else ""
+
+
+def _spectra(rows: list[Row]) -> Iterator[str]:
+    """Yield the errors on matrices whose eigenvalues are known."""
+    if rows:
+        names = [name for name in CURVATURES if name in rows[0]["spectrum_errors"]]
+        yield "Relative error where the spectrum is known, in float64 and with the defaults of each:"
+        cells = [(row["spectrum"], *(_power(row["spectrum_errors"][name]) for name in names)) for row in rows]
+        yield _table(("eigenvalues", *names), cells)
 
 
 def _milliseconds(seconds: float | None) -> str:
