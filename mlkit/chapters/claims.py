@@ -121,7 +121,7 @@ def falls_after_the_best(record: Record, name: str) -> Found:
 def correlates(record: Record, metric: str, generalization: str = ACCURACY) -> Found:
     """Check that a metric goes up and down with generalization over epochs: R above 0 with its whole interval."""
     found = over_epochs(curves(record), metric, generalization)
-    return Found(found.low > 0, found.value, f"{found} over {found.count} epochs, worth {found.effective:.0f}")
+    return Found(found.low > 0, found.value, f"{found} over {found.count} epochs, worth {found.effective:.1f}")
 
 
 def grows(record: Record, name: str) -> Found:

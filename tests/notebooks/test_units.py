@@ -16,6 +16,7 @@ from mlkit.running import preset, units
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = units(ROOT)
+SHARING = ("landscape_metrics", "flatness", "trajectories", "gradient_coherence", "representations")
 TIMED = ("train_seconds", "tasks_per_second")
 
 
@@ -28,8 +29,8 @@ def tags(cell: nbformat.NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
-def test_the_first_units_are_there():
-    assert {"few_shot_regression", "few_shot_images"} <= set(UNITS)
+def test_the_units_are_there():
+    assert {"few_shot_regression", "few_shot_images", "regularized_maml", *SHARING} <= set(UNITS)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -74,6 +75,18 @@ def test_presets_fit(unit):
 
 def test_every_preset_has_its_unit():
     assert {path.stem for path in (ROOT / "notebooks/presets").glob("*/*.yaml")} <= set(UNITS)
+
+
+@pytest.mark.parametrize("name", ["quick", "smoke", "cpu", "paper"])
+def test_chapters_that_share_trainings_give_them_the_same_parameters(name):
+    def values(unit: str) -> dict[str, object]:
+        return vars(check(read(ROOT / "notebooks" / f"{unit}.ipynb"), preset(name, unit, ROOT)))
+
+    whole, *others = (values(unit) for unit in SHARING)
+    for own in others:
+        shared = own.keys() & whole.keys()
+        assert len(shared) >= 19
+        assert {key: own[key] for key in shared} == {key: whole[key] for key in shared}
 
 
 @pytest.mark.parametrize("unit", UNITS)
