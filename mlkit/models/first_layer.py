@@ -85,29 +85,30 @@ class _Pooled(Function):
 
     @staticmethod
     def forward(ctx: Any, patches: Tensor, w: Tensor, size: Pair) -> Tensor:
-        ctx.save_for_backward(patches, w)
-        ctx.size, ctx.where = size, []
+        where: list[Tensor] = []
 
         def pool(z: Tensor, out: Tensor) -> None:
-            where = torch.empty_like(out, dtype=torch.int64)
-            torch.ops.aten.max_pool2d_with_indices(z, [2, 2], [2, 2], out=out, indices=where)
-            ctx.where.append(where)
+            where.append(torch.empty_like(out, dtype=torch.int64))
+            torch.ops.aten.max_pool2d_with_indices(z, [2, 2], [2, 2], out=out, indices=where[-1])
 
-        return _blockwise(pool, patches, w, size)
+        y = _blockwise(pool, patches, w, size)
+        ctx.size = size
+        ctx.save_for_backward(patches, w, *where)
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        patches, w = ctx.saved_tensors
-        return None, _PooledWeight.apply(patches, g, ctx.where, w.shape, ctx.size), None
+        patches, w, *where = ctx.saved_tensors
+        return None, _PooledWeight.apply(g, w.shape, ctx.size, patches, *where), None
 
 
 class _PooledWeight(Function):
     """G -> the gradient at w, of `shape`, of the pooled numbers in g."""
 
     @staticmethod
-    def forward(ctx: Any, patches: Tensor, g: Tensor, where: list[Tensor], shape: torch.Size, size: Pair) -> Tensor:
-        ctx.save_for_backward(patches)
-        ctx.where, ctx.size = where, size
+    def forward(ctx: Any, g: Tensor, shape: torch.Size, size: Pair, patches: Tensor, *where: Tensor) -> Tensor:
+        ctx.size = size
+        ctx.save_for_backward(patches, *where)
         result = patches.new_zeros(len(patches), patches.shape[2], shape[1])
         for rows, places in zip(blocks((*patches.shape[:2], shape[1], *size)), where, strict=True):
             pixels = _unpool(g[rows].flatten(0, 1), places, size).movedim(1, -1).flatten(1, 2)
@@ -117,24 +118,25 @@ class _PooledWeight(Function):
 
     @staticmethod
     def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
-        (patches,) = ctx.saved_tensors
-        return None, _Picked.apply(patches, h, ctx.where, ctx.size), None, None, None
+        patches, *where = ctx.saved_tensors
+        return _Picked.apply(h, ctx.size, patches, *where), None, None, None, *[None for _ in where]
 
 
 class _Picked(Function):
     """W -> the convolution where the maxima of another one are."""
 
     @staticmethod
-    def forward(ctx: Any, patches: Tensor, w: Tensor, where: list[Tensor], size: Pair) -> Tensor:
-        ctx.save_for_backward(patches, w)
-        ctx.where, ctx.size = where, size
+    def forward(ctx: Any, w: Tensor, size: Pair, patches: Tensor, *where: Tensor) -> Tensor:
+        ctx.size, ctx.shape = size, w.shape
+        ctx.save_for_backward(patches, *where)
         places = iter(where)
         return _blockwise(lambda z, out: out.copy_(_pick(z, next(places))), patches, w, size)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        patches, w = ctx.saved_tensors
-        return None, _PooledWeight.apply(patches, g, ctx.where, w.shape, ctx.size), None, None
+        patches, *where = ctx.saved_tensors
+        of_w = _PooledWeight.apply(g, ctx.shape, ctx.size, patches, *where)
+        return of_w, None, None, *[None for _ in where]
 
 
 def _blockwise(reduce: Callable[[Tensor, Tensor], object], patches: Tensor, w: Tensor, size: Pair) -> Tensor:

@@ -66,13 +66,23 @@ def solved(learner: MAML, meta: dict[str, Tensor], tasks: TaskBatch, index: int)
 
 def peak_bytes(compute: Callable[[], object], folder: Path) -> int:
     """Run `compute` and return the most memory that torch held meanwhile, by its allocator's own account."""
+    return max(_memory(compute, folder))
+
+
+def held_bytes(compute: Callable[[], object], folder: Path) -> int:
+    """Run `compute` and return the memory that torch holds more afterwards."""
+    return _memory(compute, folder)[-1]
+
+
+def _memory(compute: Callable[[], object], folder: Path) -> list[int]:
+    """Return the bytes that torch holds above those at the start, after each change."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         compute()
     profiled.export_chrome_trace(str(folder / "trace.json"))
     events = json.loads((folder / "trace.json").read_text())["traceEvents"]
     changes = [event["args"] for event in events if event["name"] == "[memory]"]
     before = changes[0]["Total Allocated"] - changes[0]["Bytes"]
-    return max(change["Total Allocated"] for change in changes) - before
+    return [change["Total Allocated"] - before for change in changes]
 
 
 def some(count: int, d: int, *words: str | int, dtype: torch.dtype = torch.float64) -> Tensor:
