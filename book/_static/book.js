@@ -17,7 +17,7 @@
   function control(element, words, kind, choices, chosen) {
     const label = document.createElement("label");
     const input = document.createElement(kind);
-    const said = document.createElement("output");
+    const said = document.createElement("span"); // not <output>: a label would name that instead of the input
     const choose = () => {
       const { label: name, method, args } = choices[input.value];
       said.textContent = input.ariaValueText = name;
@@ -55,7 +55,8 @@
     addControls(element, figure.layout);
     // What must keep its proportions gets lower where the page gets narrower.
     if (figure.layout.yaxis?.scaleanchor) {
-      figure.layout.height *= Math.min(1, element.clientWidth / 700);
+      const { t = 40, b = 56 } = figure.layout.margin ?? {};
+      figure.layout.height = t + b + (figure.layout.height - t - b) * Math.min(1, element.clientWidth / 700);
       element.style.height = `${figure.layout.height}px`;
     }
     const config = { displayModeBar: false, responsive: true, scrollZoom: false };

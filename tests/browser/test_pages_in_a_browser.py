@@ -103,7 +103,7 @@ def test_the_slider_moves_the_curves(browser, site, width):
         lines = "[...document.querySelectorAll('.chart .scatterlayer .js-line')].map(line => line.getAttribute('d'))"
         values = "document.querySelector('.chart')._fullData.map(trace => [...trace.y])"
         before, drawn = visit.tab.evaluate(values), visit.tab.evaluate(lines)
-        slider = visit.tab.get_by_label("inner steps")
+        slider = visit.tab.get_by_role("slider", name="inner steps")
         slider.focus()
         slider.press("End")
         visit.tab.wait_for_selector("text=inner steps: 10")
