@@ -3,13 +3,14 @@
 from mlkit.chapters.claims import RULES, Claim, answer, answers, table
 from mlkit.chapters.epochs import curves
 from mlkit.chapters.pairs import difference, gain
-from mlkit.chapters.panels import EVERY, NAMES, band, clouds, cost, histories, panels, together
+from mlkit.chapters.panels import EVERY, NAMES, SHORT, band, clouds, cost, histories, panels, together
 from mlkit.chapters.settings import Setting, execution, experiment, reload, settings, trainings, untrained
 
 __all__ = [
     "EVERY",
     "NAMES",
     "RULES",
+    "SHORT",
     "Claim",
     "Setting",
     "answer",

@@ -203,10 +203,13 @@ def answer(
 
 
 def table(claims: Iterable[Claim]) -> Markdown:
-    """Show every claim with the numbers that decide it, one row a training."""
+    """Show every claim with the numbers that decide it: one row a training and claim, whose figures stand together."""
+    rows: dict[tuple[str, str, Found], list[str]] = {}
+    for each in claims:
+        rows.setdefault((each.says, each.where, each.found), []).append(each.figure)
+    if not rows:
+        return Markdown("No claim can be checked with these parameters.")
     lines = ["| figure | the paper says | training | ours | holds |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {each.figure} | {each.says} | {each.where} | {each.found.note} | {('**no**', 'yes')[each.found.holds]} |"
-        for each in claims
-    ]
-    return Markdown("\n".join(lines)) if len(lines) > 2 else Markdown("No claim can be checked with these parameters.")
+    for (says, where, found), figures in rows.items():
+        lines.append(f"| {', '.join(figures)} | {says} | {where} | {found.note} | {('**no**', 'yes')[found.holds]} |")
+    return Markdown("\n".join(lines))

@@ -25,6 +25,15 @@ NAMES = {  # name in a record: what an axis calls it
     "representation_product": "representation product",
     "test_mean_squared_error": "target error (MSE)",
 }
+SHORT = {  # likewise, where there is little room
+    "test_accuracy": "accuracy",
+    "support_loss": "loss",
+    "curvature": "curvature",
+    "trajectory_cosine": "cosine",
+    "displacement_norm": "length",
+    "gradient_product": "gradients",
+    "representation_product": "features",
+}
 EVERY = tuple(name for name in NAMES if not name.startswith("test_"))
 
 
@@ -105,7 +114,7 @@ def together(records: Sequence[Record], names: Sequence[str]) -> Together:
         rows.append(np.stack([_scaled(column) for column in columns], 1))  # (epochs, quantities)
     values = np.ma.masked_invalid(np.concatenate(rows))
     matrix = np.ma.corrcoef(values, rowvar=False).filled(np.nan)
-    return Together([NAMES[name] for name in names], np.asarray(matrix, dtype=float))
+    return Together([SHORT[name] for name in names], np.asarray(matrix, dtype=float))
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:

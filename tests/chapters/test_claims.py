@@ -113,6 +113,12 @@ def test_the_table_says_what_does_not_hold(tmp_path):
     assert "No claim" in table([]).data
 
 
+def test_figures_that_claim_the_same_of_a_training_share_a_row(tmp_path):
+    record = training(tmp_path, {"test_accuracy": RISE})
+    both = [Claim(figure, "it falls", "glyphs MAML", record, Found(True, 1.0, "+1")) for figure in ("F4b", "F4c")]
+    assert table(both).data.splitlines()[2:] == ["| F4b, F4c | it falls | glyphs MAML | +1 | yes |"]
+
+
 FULL = {name: RISE for name in ("test_accuracy", "trajectory_cosine", "displacement_norm", "gradient_product")}
 FULL |= {"representation_product": RISE, "support_loss": RISE, "curvature": RISE}
 FULL |= {"curvature_by_task": by_task(RISE)}
@@ -145,12 +151,14 @@ def test_waves_are_judged_within_each_model_and_across_models(tmp_path):
             tmp_path, {"gradient_product": product, "test_mean_squared_error": 9 - product}, data="sine_guiroy"
         )
 
-    models = {k: wave(float(k)) for k in (2, 3, 4, 5)}
+    models = {k: wave(float(k)) for k in range(2, 16)}
     found = {claim.figure: claim for claim in guiroy.waves(models)}
     assert sorted(found) == [f"003/F8{panel}" for panel in "abcde"]
     assert all(claim.found.holds for claim in found.values())
     assert found["003/F8e"].found.value == pytest.approx(1.0)
     assert answers(found.values())[0]["verdict"] == "same direction"
+    fewer = list(guiroy.waves({k: models[k] for k in (2, 7, 15)}))
+    assert len(fewer) == 5 and answers(fewer) == [], "the figure is about k = 2 to 15"
 
 
 def test_models_of_several_shots_are_compared_by_method(tmp_path):
