@@ -41,15 +41,14 @@ def test_stacked_curves_refuse_what_does_not_fit():
 
 
 def test_a_cloud_names_its_points_and_says_its_correlation():
-    cloud = Cloud([1.0, 2.0], [3.0, 5.0], ["k = 2", "k = 3"], "R = 1.00")
+    cloud = Cloud([1.0, 2.0], [3.0, 5.0], ["k = 2", "k = 3"], "R = 1.00", named=True)
     (points,) = figures.correlation({"MAML": cloud}, x_title="x", y_title="y").data
     assert (list(points.x), list(points.y), list(points.text)) == ([1, 2], [3, 5], ["k = 2", "k = 3"])
     assert (points.name, points.mode) == ("MAML: R = 1.00", "markers+text")
 
 
-def test_many_points_are_named_under_the_pointer_only():
-    many = figures.relations.NAMED + 1
-    cloud = Cloud(np.arange(many), np.arange(many), [f"epoch {i}" for i in range(many)])
+def test_points_are_named_under_the_pointer_unless_asked_for():
+    cloud = Cloud(np.arange(9), np.arange(9), [f"epoch {i}" for i in range(9)])
     (points,) = figures.correlation({"MAML": cloud}, x_title="x", y_title="y").data
     assert (points.mode, points.text[3], points.name) == ("markers", "epoch 3", "MAML")
 
@@ -93,8 +92,8 @@ def test_an_interval_may_be_uneven():
     assert point.error_x.array == pytest.approx([0.05]) and point.error_x.arrayminus == pytest.approx([0.8])
 
 
-def test_no_density_has_no_place_on_a_logarithmic_axis():
-    (line,) = figures.spectral_density({"MAML": ([0, 1, 2], [0.0, 0.5, 0.1])}).data
+def test_the_tail_of_the_smoothing_is_no_density():
+    (line,) = figures.spectral_density({"MAML": ([0, 1, 2], [1e-9, 0.5, 0.1])}).data
     np.testing.assert_array_equal(line.y, [np.nan, 0.5, 0.1])
 
 

@@ -11,17 +11,19 @@ import plotly.graph_objects as go
 from mlkit.figures.parts import Array, color_bar, styled
 from mlkit.theme import LINE, METHODS, NEUTRAL, Look, looks
 
-NAMED = 20  # clouds of at most so many points carry their points' names
-
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points of one method: x and y (points,), what each is called, and what to say of them all (`R = ...`)."""
+    """Points of one method: x and y (points,), what each is called, and what to say of them all (`R = ...`).
+
+    named: write the names beside the points, for a few points with short names; else they show under the pointer.
+    """
 
     x: Array
     y: Array
     names: Sequence[str]
     note: str = ""
+    named: bool = False
 
 
 def correlation(clouds: Mapping[str, Cloud], *, x_title: str, y_title: str) -> go.Figure:
@@ -46,16 +48,15 @@ def correlation(clouds: Mapping[str, Cloud], *, x_title: str, y_title: str) -> g
 
 
 def _points(label: str, cloud: Cloud, style: Look) -> dict[str, object]:
-    few = len(cloud.names) <= NAMED
     return {
         "x": cloud.x,
         "y": cloud.y,
         "text": list(cloud.names),
-        "mode": "markers+text" if few else "markers",
+        "mode": "markers+text" if cloud.named else "markers",
         "textposition": "top center",
         "textfont": {"size": 11},
         "name": f"{label}: {cloud.note}" if cloud.note else label,
-        "marker": {"color": style.color, "symbol": style.symbol, "size": 9, "opacity": 1 if few else 0.6},
+        "marker": {"color": style.color, "symbol": style.symbol, "size": 9, "opacity": 1 if cloud.named else 0.7},
         "hovertemplate": "%{text}<br>%{x:.3g}, %{y:.3g}<extra></extra>",
     }
 

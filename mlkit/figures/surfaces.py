@@ -68,5 +68,6 @@ def spectral_density(densities: Mapping[str, tuple[Array, Array]], *, x_title: s
     figure = styled(xaxis_title=x_title, yaxis_title="density", yaxis_type="log")
     for label, style in looks(list(densities)).items():
         at, density = (np.asarray(values, dtype=float) for values in densities[label])
-        figure.add_scatter(x=at, y=np.where(density > 0, density, np.nan), mode="lines", **pen(label, style))
+        seen = np.where(density > 1e-6 * density.max(), density, np.nan)  # below, it is the tail of the smoothing alone
+        figure.add_scatter(x=at, y=seen, mode="lines", **pen(label, style))
     return figure.update_yaxes(exponentformat="power")
