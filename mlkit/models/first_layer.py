@@ -6,8 +6,7 @@ large result need not be gone through. Where only its max-pool is wanted it is n
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from mlkit.models.blocks import blocks, pick, unpool
+
 Pair = tuple[int, int]
 How = tuple[Pair, Pair]  # stride, padding
-BLOCK = 2**18  # numbers that fit the cache of a core together with what is computed from them
 CHANNELS = 3  # at most so many: patches are small
 
 
@@ -43,12 +43,13 @@ def size(x: Tensor, weight: Tensor, how: How) -> Pair:
 def statistics(patches: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance (tasks, filters) of the convolution with `weight`.
 
-    What is left to do with the weights is done in double precision: a filter may all but cancel what patches share.
+    Patches are centered first; what is left to do with the weights is done in double precision: a filter may all but
+    cancel what patches share.
     """
     with torch.no_grad():
         center = patches.mean((1, 3), dtype=torch.float64)
-        products = (patches @ patches.mT).sum(1, dtype=torch.float64)  # (tasks, C k k, C k k)
-        covariance = products / (patches.shape[1] * patches.shape[3]) - center[:, :, None] * center[:, None]
+        offset = patches - center.to(patches.dtype)[:, None, :, None]
+        covariance = (offset @ offset.mT).sum(1, dtype=torch.float64) / (patches.shape[1] * patches.shape[3])
     flat = weight.flatten(2).double()
     mean, variance = (flat * center[:, None]).sum(-1), ((flat @ covariance) * flat).sum(-1)
     return mean.to(patches.dtype), variance.to(patches.dtype)
@@ -64,16 +65,6 @@ def convolution(patches: Tensor, weight: Tensor, size: Pair) -> Tensor:
 def pooled_convolution(patches: Tensor, weight: Tensor, size: Pair) -> Tensor:
     """Return the 2x2 max-pool of the convolution, (tasks, examples, filters, height // 2, width // 2)."""
     return _Pooled.apply(patches, weight, size)
-
-
-def blocks(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    """Cut (tasks, examples, ...) into blocks that stay in the cache: of whole tasks, or of some examples of one."""
-    tasks, examples, *image = shape
-    count = max(2, BLOCK // math.prod(image))
-    each = max(1, count // examples)
-    for task in range(0, tasks, each):
-        for example in range(0, examples, count):
-            yield slice(task, task + each), slice(example, example + count)
 
 
 # The max-pool of a convolution is linear in the weights once it is known where the maxima are. The gradients of the
@@ -111,7 +102,7 @@ class _PooledWeight(Function):
         ctx.save_for_backward(patches, *where)
         result = patches.new_zeros(len(patches), patches.shape[2], shape[1])
         for rows, places in zip(blocks((*patches.shape[:2], shape[1], *size)), where, strict=True):
-            pixels = _unpool(g[rows].flatten(0, 1), places, size).movedim(1, -1).flatten(1, 2)
+            pixels = unpool(g[rows].flatten(0, 1), places, size).movedim(1, -1).flatten(1, 2)
             products = torch.bmm(patches[rows].flatten(0, 1), pixels)  # (tasks * examples, C k k, filters)
             result[rows[0]] += products.unflatten(0, patches[rows].shape[:2]).sum(1)
         return result.mT.reshape(shape)
@@ -130,7 +121,7 @@ class _Picked(Function):
         ctx.size, ctx.shape = size, w.shape
         ctx.save_for_backward(patches, *where)
         places = iter(where)
-        return _blockwise(lambda z, out: out.copy_(_pick(z, next(places))), patches, w, size)
+        return _blockwise(lambda z, out: out.copy_(pick(z, next(places))), patches, w, size)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -147,18 +138,3 @@ def _blockwise(reduce: Callable[[Tensor, Tensor], object], patches: Tensor, w: T
         z = convolution(patches[rows], w[rows[0]], size)
         reduce(z.flatten(0, 1), result[rows].flatten(0, 1))
     return result
-
-
-def _unpool(g: Tensor, where: Tensor, size: Pair) -> Tensor:
-    """Put each number of g (images, filters, ...) where the maximum of its window was; zeros elsewhere."""
-    last = torch.channels_last
-    shape = torch.empty(*g.shape[:2], *size, dtype=g.dtype, memory_format=last)  # its numbers are not read
-    g = g.contiguous(memory_format=last)
-    return torch.ops.aten.max_pool2d_with_indices_backward(g, shape, [2, 2], [2, 2], [0, 0], [1, 1], False, where)
-
-
-def _pick(z: Tensor, where: Tensor) -> Tensor:
-    """Take from z (images, filters, height, width) the number where the maximum of each window was."""
-    places = where.movedim(1, -1)
-    picked = z.movedim(1, -1).flatten(1, 2).gather(1, places.flatten(1, 2))
-    return picked.view(places.shape).movedim(-1, 1)

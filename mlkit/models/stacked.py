@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from mlkit.models import first_layer
-from mlkit.models.first_layer import blocks
+from mlkit.models.blocks import blocks, pick, unpool
 
 Pair = tuple[int, int]
 
@@ -169,10 +169,9 @@ class _Summary(Function):
     def forward(ctx: Any, x: Tensor, pool: bool) -> tuple[Tensor, ...]:
         mean, count = x.mean(_dims(x)), x[0].numel() // x.shape[2]
         center, total = over(mean, x), torch.zeros_like(mean)
-        for block in x.split(
-            max(1, first_layer.BLOCK * x.shape[1] // x.numel()), dim=1
-        ):  # small temporaries stay in the cache
-            total += (block - center).square_().sum(_dims(x))
+        for tasks, examples in blocks(x.shape):  # small temporaries stay in the cache
+            block = x[tasks, examples]
+            total[tasks] += (block - center[tasks]).square_().sum(_dims(x))
         where = x.new_empty(0, dtype=torch.int64)
         y = x
         if pool:
@@ -197,7 +196,10 @@ class _SummaryGradient(Function):
         ctx.save_for_backward(x, mean, where, of_variance)
         count = x[0].numel() // x.shape[2]
         slope = of_variance * (2 / count)
-        spread = _unpool(of_y, where, x) if where.numel() else of_y.clone()
+        if where.numel():
+            spread = unpool(of_y.flatten(0, 1), where, x.shape[-2:]).unflatten(0, x.shape[:2])
+        else:
+            spread = of_y.clone()
         return spread.addcmul_(x, over(slope, x)).add_(over(of_mean / count - mean * slope, x))
 
     @staticmethod
@@ -208,25 +210,8 @@ class _SummaryGradient(Function):
         average = h.mean(dims)
         centered = h - over(average, x)
         of_variance = 2 * ((x - over(mean, x)) * centered).mean(dims)
-        of_y = _pick(h, where) if where.numel() else h
+        of_y = pick(h.flatten(0, 1), where).unflatten(0, h.shape[:2]) if where.numel() else h
         return centered * over(slope, x), None, None, of_y, average, of_variance
-
-
-def _unpool(g: Tensor, where: Tensor, x: Tensor) -> Tensor:
-    """Put each number of g where the maximum of its window was; zeros elsewhere."""
-    flat = g.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    size, none = [2, 2], [0, 0]
-    images = x.flatten(0, 1)
-    spread = torch.ops.aten.max_pool2d_with_indices_backward(flat, images, size, size, none, [1, 1], False, where)
-    return spread.unflatten(0, x.shape[:2])
-
-
-def _pick(h: Tensor, where: Tensor) -> Tensor:
-    """Take from h (tasks, examples, channels, height, width) the number where the maximum of each window was."""
-    pixels = h.movedim(2, -1).flatten(2, 3).flatten(0, 1)  # (tasks * examples, pixels, channels)
-    places = where.movedim(1, -1)
-    picked = pixels.gather(1, places.flatten(1, 2)).view(places.shape)
-    return picked.movedim(-1, 1).unflatten(0, h.shape[:2])
 
 
 class _ScaleShiftRelu(Function):

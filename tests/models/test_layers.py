@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
-from mlkit.models import stacked
+from mlkit.models import blocks, stacked
 from mlkit.models.layers import Conv2d, Linear, batch_norm, max_pool, normalize
 from mlkit.seeding import seeded
 
@@ -127,6 +127,45 @@ def test_variance_stays_accurate_in_float32_far_from_zero() -> None:
     exact = x.double()
     assert torch.allclose(mean.double(), exact.mean((1, 3, 4)), rtol=1e-6)
     assert torch.allclose(variance.double(), exact.var((1, 3, 4), correction=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("pool", [False, True], ids=["whole", "pooled"])
+@pytest.mark.parametrize("size", [2**18, 64], ids=["one block", "many blocks"])
+def test_a_first_convolution_is_the_convolution_then_its_summary(
+    pool: bool, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "SIZE", size)
+    x, weight = normal(2, 5, 2, 5, 7), normal(2, 3, 2, 3, 3, name="weight").requires_grad_()
+
+    def direct(w: Tensor) -> tuple[Tensor, ...]:
+        return stacked.summarize_convolution(x, w, (1, 1), (1, 1), pool=pool)
+
+    z = torch.stack([F.conv2d(*task, None, 1, 1) for task in zip(x, weight, strict=True)])
+    expected = max_pool(z) if pool else z, z.mean((1, 3, 4)), z.var((1, 3, 4), correction=0)
+    for actual, exact in zip(direct(weight), expected, strict=True):
+        assert torch.allclose(actual, exact, rtol=1e-10, atol=1e-12)
+    assert gradcheck(direct, weight)
+    assert gradgradcheck(direct, weight)
+
+
+def test_statistics_of_a_first_convolution_stay_accurate_in_float32_far_from_zero() -> None:
+    x, weight = (100 + normal(2, 5, 1, 28, 28)).float(), normal(2, 8, 1, 3, 3, name="weight").float()
+    _, mean, variance = stacked.summarize_convolution(x, weight, (1, 1), (0, 0), pool=True)
+    z = torch.stack([F.conv2d(*task) for task in zip(x.double(), weight.double(), strict=True)])
+    assert torch.allclose(mean.double(), z.mean((1, 3, 4)), rtol=1e-5)
+    assert torch.allclose(variance.double(), z.var((1, 3, 4), correction=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2**18, 64], ids=["one block", "many blocks"])
+def test_scale_shift_relu_is_differentiable_to_second_order(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "SIZE", size)
+    x, scale, shift = (normal(*shape, name=str(shape)).requires_grad_() for shape in ((2, 5, 3, 3, 2), (2, 3), (2, 3)))
+    assert torch.equal(
+        stacked.scale_shift_relu(x, scale, shift),
+        torch.relu(torch.addcmul(stacked.over(shift, x), x, stacked.over(scale, x))),
+    )
+    assert gradcheck(stacked.scale_shift_relu, (x, scale, shift))
+    assert gradgradcheck(stacked.scale_shift_relu, (x, scale, shift))
 
 
 @pytest.mark.parametrize("signs", ["positive", "mixed"])
