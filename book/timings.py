@@ -72,7 +72,7 @@ def _peers(rows: list[Row]) -> Iterator[str]:
     kept = [row for row in rows if row.get("seconds_keeping_memory")]
     if kept:
         ratios = "; ".join(f"{row['case']}, {order[row['order']]} order: {_kept_ratio(row):.1f}" for row in kept)
-        yield f"Where the C library is told to keep freed memory, which the others gain more by: {ratios} times faster."
+        yield f"Where the C library is told to keep the memory that is freed: {ratios} times faster."
     exact = [
         (
             f"{row['case']}, {order[row['order']]} order",

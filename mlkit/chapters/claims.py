@@ -177,7 +177,6 @@ def answer(
     claims: Sequence[Claim],
     drawn: Iterable[Record],
     *,
-    sketch: str | None = None,
     numbers: Sequence[dict[str, Any]] = (),
 ) -> Record:
     """Store the answers that claims make, as a record of the unit; decided anew when a training or a rule changes.
@@ -186,13 +185,9 @@ def answer(
         unit: whose record it is.
         claims: what was checked.
         drawn: every training that the unit shows, also those of which nothing is claimed.
-        sketch: a figure of the paper that is drawn and measures nothing.
         numbers: answers to numbers that the paper prints.
     """
     found = [*answers(claims), *numbers]
-    if sketch:
-        words = {"data": "none", "note": "redrawn: computed on two quadratic losses, nothing is measured"}
-        found.insert(0, {"id": sketch, "value": 3, "verdict": "same direction", "stand_in": False, **words})
     keys = sorted({record.key for record in drawn})
     data = ", ".join(dict.fromkeys(claim.data for claim in claims))
     return unit.record(

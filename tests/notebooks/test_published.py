@@ -16,8 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = yaml.safe_load((ROOT / "book" / "published.yaml").read_text())
 
 
-def test_units_are_published_with_real_settings():
-    assert set(PUBLISHED) <= set(running.units(ROOT))
+UNPUBLISHED = {  # their notebooks run, their records are still to be computed
+    *("flatness", "trajectories", "gradient_coherence", "representations", "regularized_maml", "landscape_metrics")
+}
+
+
+def test_every_unit_is_published_with_real_settings_or_named_here():
+    assert set(PUBLISHED) == set(running.units(ROOT)) - UNPUBLISHED
     assert "smoke" not in PUBLISHED.values()
 
 

@@ -44,10 +44,8 @@ def test_outputs_are_stripped_and_the_file_is_valid(unit):
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_code_cells_are_short(unit):
-    lines = {tuple(tags(cell)): cell.source.splitlines() for cell in cells(unit) if tags(cell)}
-    lines |= {index: cell.source.splitlines() for index, cell in enumerate(cells(unit)) if not tags(cell)}
-    limit = {("parameters",): 30}  # a manual, a line a parameter
-    assert {text[0]: len(text) for key, text in lines.items() if len(text) > limit.get(key, 25)} == {}
+    long = {cell.source.splitlines()[0]: len(cell.source.splitlines()) for cell in cells(unit)}
+    assert {first: lines for first, lines in long.items() if lines > 25} == {}
 
 
 @pytest.mark.parametrize("unit", UNITS)
