@@ -50,9 +50,6 @@ def band(record: Record, name: str) -> Series:
         half = 1.96 * runs.std(1, ddof=1) / np.sqrt(runs.shape[1])
     elif f"{name}_low" in values:
         return Series(runs[:, 0], scale * values[f"{name}_low"][:, 0], scale * values[f"{name}_high"][:, 0])
-    elif f"{name}_by_task" in values:
-        tasks = values[f"{name}_by_task"][:, 0]  # (points, tasks)
-        half = 1.96 * np.nanstd(tasks, axis=1, ddof=1) / np.sqrt(np.isfinite(tasks).sum(1))
     else:
         return Series(runs[:, 0])
     return Series(runs.mean(1), runs.mean(1) - half, runs.mean(1) + half)

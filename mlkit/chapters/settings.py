@@ -35,6 +35,7 @@ COLUMNS = {  # name of a parameter: the field of a setting that one of its entri
     "inner_lrs": "inner_lr",
     "meta_batches": "meta_batch",
     "epochs": "epochs",
+    "iterations": "iterations",
 }
 ONE_STEP = tuple(name for name in METRICS if name not in ("curvature", "representation_product"))  # watched at T = 1
 
@@ -51,6 +52,7 @@ class Setting:
     inner_lr: float
     meta_batch: int
     epochs: int
+    iterations: int
 
     def __str__(self) -> str:
         return f"{self.data}, {self.ways}-way {self.shots}-shot"
@@ -90,7 +92,8 @@ def experiment(
         method: one of METHODS.
         parameters: the rest of the parameters cell.
         steps: T; `inner_steps` of the parameters where it is None.
-        watch: what is measured; where it is None all metrics, at one step all but curvature and representations.
+        watch: what is measured; where it is None all metrics, at one step all but curvature and representations. Only
+            a training that is measured by all metrics keeps its weights, for a closer look.
 
     Raises:
         ValueError: the method is unknown.
@@ -108,7 +111,7 @@ def experiment(
         p.seeds,
         validation_tasks=0,
         test_tasks=p.test_tasks,
-        keep_weights=steps != 1,
+        keep_weights=watch is None and steps != 1,
         watch=watch or watched(parameters, steps),
     )
 
@@ -131,7 +134,7 @@ def outer_loop(setting: Setting, method: str, parameters: Any) -> OuterLoop:
     Where meta-training takes 500 steps, finetuning takes 25 batches of 64 images, or 12 of 128 for more than one shot
     (paper 003, appendix A); fewer in proportion.
     """
-    supervised, iterations = method == "finetuning", parameters.iterations
+    supervised, iterations = method == "finetuning", setting.iterations
     if supervised:
         iterations = max(1, round(iterations * (25 if setting.shots == 1 else 12) / 500))
     adam = partial(torch.optim.Adam, lr=parameters.meta_lr)
@@ -142,11 +145,10 @@ def outer_loop(setting: Setting, method: str, parameters: Any) -> OuterLoop:
 def watched(parameters: Any, steps: int) -> Watch:
     """Return what is measured after every epoch: all metrics; at one step all but curvature and representations."""
     p = parameters
-    return (
-        Watch(ONE_STEP, p.watched_tasks)
-        if steps == 1
-        else Watch(METRICS, p.watched_tasks, p.curvature_tasks, p.watched_images or None)
-    )
+    if steps == 1:
+        return Watch(ONE_STEP, p.watched_tasks, chunk_size=p.chunk_size)
+    images = p.watched_images or None
+    return Watch(METRICS, p.watched_tasks, p.curvature_tasks, images, chunk_size=p.chunk_size)
 
 
 def untrained(

@@ -37,12 +37,13 @@ class Watch:
     """What to measure on meta-test tasks at each point of the history; the learner adapts by its own number of steps.
 
     Always: `test_<metric>`, the mean score of the query sets, and `diverged`, how many tasks left the finite numbers
-    (means are over the others). By name:
+    (means are over the others). By name, and with the ends `_low` and `_high` of a 95 % interval over tasks (by the
+    bootstrap where pairs are compared) wherever it is a mean over tasks:
 
     - `support_loss` after adapting; `displacement_norm`, the mean |theta~_i - theta^s| (paper 003, figure 15);
-    - `trajectory_cosine` (eq. 5) and `gradient_product` (eq. 6), with the ends `_low` and `_high` of their 95 %
-      bootstrap intervals over tasks;
-    - `representation_product` (section 6), over images of the test classes;
+    - `trajectory_cosine` (eq. 5) and `gradient_product` (eq. 6);
+    - `representation_product` (section 6), over images of the test classes, without an interval: images of one class
+      are no independent draws;
     - `curvature` (eq. 3): mean spectral norm; `curvature_by_task`; `curvature_sign`, mean sign of the dominant
       eigenvalue; `curvature_loss`; `curvature_converged` and `curvature_diverged`, numbers of tasks.
 
@@ -178,12 +179,14 @@ class _Look:
         """Adapt to each task once, and read off all that this tells."""
         rows: list[Tensor] = []
         cosine = _coherence(self._displacements(meta, rows), directions=True)
-        scores, losses, norms = torch.cat(rows, 1)
+        whole = torch.cat(rows, 1)
+        kept = whole.isfinite().all(0)
+        scores, losses, norms = whole[:, kept]
         found = {
-            f"test_{self.metric.name}": _mean(scores),
-            "diverged": int((~(norms + losses).isfinite()).sum()),
-            "support_loss": _mean(losses),
-            "displacement_norm": _mean(norms),
+            "diverged": int((~kept).sum()),
+            **_with_ends(f"test_{self.metric.name}", scores),
+            **_with_ends("support_loss", losses),
+            **_with_ends("displacement_norm", norms),
             **_named("trajectory_cosine", cosine),
         }
         left_out = set(METRICS) - set(self.watch.metrics)
@@ -218,7 +221,7 @@ class _Look:
             device=self.device,
         )
         return {
-            "curvature": _mean(found.value),
+            **_with_ends("curvature", found.value),
             "curvature_by_task": found.value,
             "curvature_sign": _mean(found.sign),
             "curvature_loss": _mean(found.loss),
@@ -229,6 +232,13 @@ class _Look:
 
 def _named(name: str, found: Coherence) -> dict[str, float]:
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _with_ends(name: str, values: Tensor) -> dict[str, Tensor]:
+    """Average what is finite over tasks, with the ends of the mean's 95 % interval; NaN where there is too little."""
+    known = values[values.isfinite()].double()
+    mean, half = known.mean(), 1.96 * known.std() / len(known) ** 0.5 if len(known) > 1 else torch.tensor(torch.nan)
+    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ import numpy as np
 from mlkit.chapters import Setting
 from mlkit.stored import Record, write
 
-GLYPHS = Setting("glyphs", 5, 1, "small", "none", 0.1, 4, 4)
+GLYPHS = Setting("glyphs", 5, 1, "small", "none", 0.1, 4, 4, 30)
 _count = itertools.count()
 
 
 def setting(data: str = "glyphs", shots: int = 1, ways: int = 5) -> Setting:
-    return Setting(data, ways, shots, "small", "none", 0.1, 4, 4)
+    return Setting(data, ways, shots, "small", "none", 0.1, 4, 4, 30)
 
 
 def training(

@@ -73,9 +73,12 @@ def test_every_number_is_what_its_definition_says(run):
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(float(value), rel=1e-6), name
     assert torch.allclose(found["curvature_by_task"], curvature.value, rtol=1e-6)
-    for name in ("trajectory_cosine", "gradient_product"):
+    means = ("test_mean_squared_error", "support_loss", "displacement_norm", "curvature")
+    for name in ("trajectory_cosine", "gradient_product", *means):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
-    ends = {f"{name}_{end}" for name in ("trajectory_cosine", "gradient_product") for end in ("low", "high")}
+    half = 1.96 * float(curvature.value.std()) / len(curvature.value) ** 0.5
+    assert float(found["curvature_high"] - found["curvature"]) == pytest.approx(half, rel=1e-6)
+    ends = {f"{name}_{end}" for name in ("trajectory_cosine", "gradient_product", *means) for end in ("low", "high")}
     assert found.keys() == expected.keys() | ends | {"curvature_by_task"}
 
 
@@ -100,8 +103,10 @@ def test_only_what_is_asked_for_is_measured(monkeypatch):
     monkeypatch.setattr("mlkit.landscape.watch.gradients", lambda *_, **__: pytest.fail("took gradients"))
     monkeypatch.setattr("mlkit.landscape.watch.spectral_norm", lambda *_, **__: pytest.fail("took curvature"))
     found = measured(replace(WATCH, metrics=("trajectory_cosine",)))
-    cosine = {"trajectory_cosine", "trajectory_cosine_low", "trajectory_cosine_high"}
-    assert found.keys() == cosine | {"test_mean_squared_error", "diverged"}
+    asked = {
+        f"{name}{end}" for name in ("trajectory_cosine", "test_mean_squared_error") for end in ("", "_low", "_high")
+    }
+    assert found.keys() == asked | {"diverged"}
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,8 @@ def test_a_task_that_diverged_is_counted_and_left_out():
     watch = replace(WATCH, metrics=("support_loss", "displacement_norm", "trajectory_cosine", "gradient_product"))
     found = measured(watch, tasks=Spoiled(2))
     assert found["diverged"].tolist() == [2, 2]
-    assert all(bool(values.isfinite().all()) for values in found.values())
+    means = {name: values for name, values in found.items() if not name.endswith(("_low", "_high"))}
+    assert [name for name, values in means.items() if not values.isfinite().all()] == []
 
 
 @pytest.mark.parametrize("spoiled", [8, 9])
@@ -199,7 +205,8 @@ def test_representations_are_those_of_test_images(classifier):
     chosen = torch.randperm(len(tasks.source.images), generator=seeded("watched images", 0))[:150].sort().values
     h = torch.cat(list(representations(learner, meta, tasks.source.images[chosen].double() / 255)))
     assert float(found["representation_product"]) == pytest.approx(pair_mean(h), rel=1e-6)
-    assert found.keys() == {"representation_product", "test_accuracy", "diverged"}
+    accuracy = {"test_accuracy", "test_accuracy_low", "test_accuracy_high"}
+    assert found.keys() == {"representation_product", "diverged"} | accuracy
     again = watch.measure(learner, meta, tasks, metric=ACCURACY, iteration=1)
     assert torch.equal(found["representation_product"], again["representation_product"])
 
