@@ -115,8 +115,12 @@ def run(unit: str, given: Mapping[str, Any], *, root: Path, output: Path | None 
 
 
 def computed(unit: str, root: Path, since: float) -> Sequence[Path]:
-    """Return the local records of `unit` that were stored after `since` (seconds since the epoch)."""
-    files = (root / RUNS / unit).glob("*.json")
+    """Return the local records that were stored after `since` (seconds since the epoch), but for those of other units.
+
+    What several units share lies in a folder that is no unit's.
+    """
+    others = set(units(root)) - {unit}
+    files = (path for path in (root / RUNS).glob("*/*.json") if path.parent.name not in others)
     return sorted(path for path in files if path.stat().st_mtime >= since)
 
 

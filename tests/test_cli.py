@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from mlkit import running
 from mlkit.cli import main
 from mlkit.running import RunError, preset, values
 
@@ -152,3 +154,15 @@ def test_data_list_names_every_data_set(capsys, tmp_path):
 def test_data_check_tells_what_is_missing(capsys, tmp_path):
     assert main(["data", "check", "omniglot", "--root", str(tmp_path)]) == 1
     assert "incomplete or damaged" in capsys.readouterr().out
+
+
+def test_new_records_are_those_of_the_unit_and_of_no_other_unit(root):
+    project_at(root.parent / "elsewhere")  # another unit's notebook
+    (root.parent / "elsewhere/notebooks/waves.ipynb").rename(root / "notebooks/tides.ipynb")
+    for place, age in {"waves/new": 0, "waves/old": 90, "shared/new": 0, "tides/new": 0}.items():
+        path = root / f"runs/{place}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (time.time() - age, time.time() - age))
+    found = running.computed("waves", root, time.time() - 30)
+    assert [str(path.relative_to(root)) for path in found] == ["runs/shared/new.json", "runs/waves/new.json"]
