@@ -1,4 +1,4 @@
-"""Where tasks come from: sine waves, made-up characters, folders of images."""
+"""Where tasks come from: sine waves, made-up characters, folders of images, pictures with masks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from mlkit.tasks.class_folders import ClassTasks, grid
 from mlkit.tasks.datasets import class_count, folder_tasks, image_form, load
 from mlkit.tasks.glyphs import glyphs
 from mlkit.tasks.images import ImageClasses
+from mlkit.tasks.segmentation import SegmentationSpec, SegmentationTasks, SupervisedMasks, SupervisedSegmentationSpec
+from mlkit.tasks.shapes import shapes
 from mlkit.tasks.sine import SineTasks, sine
 from mlkit.tasks.spec import TaskSpec
 from mlkit.tasks.supervised import SupervisedBatches, SupervisedSpec
@@ -25,8 +27,12 @@ __all__ = [
     "Examples",
     "FrozenTasks",
     "ImageClasses",
+    "SegmentationSpec",
+    "SegmentationTasks",
     "SineTasks",
     "SupervisedBatches",
+    "SupervisedMasks",
+    "SupervisedSegmentationSpec",
     "SupervisedSpec",
     "TaskBatch",
     "TaskDistribution",
@@ -41,5 +47,6 @@ __all__ = [
     "image_form",
     "load",
     "sample",
+    "shapes",
     "sine",
 ]

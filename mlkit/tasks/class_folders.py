@@ -58,13 +58,13 @@ class ClassTasks:
 
     def draw(self, count: int, generator: torch.Generator) -> Draw:
         """Choose classes without replacement, then images of each without replacement."""
-        chosen = _distinct(torch.full((count,), self.classes), self.ways, generator)
+        chosen = distinct(torch.full((count,), self.classes), self.ways, generator)
         turns = torch.zeros_like(chosen)
         if self.rotations == "classes":
             chosen, turns = chosen // 4, chosen % 4
         elif self.rotations == "random":
             turns = torch.randint(4, chosen.shape, generator=generator)
-        within = _distinct(self.source.sizes[chosen], self.shots + self.query, generator)
+        within = distinct(self.source.sizes[chosen], self.shots + self.query, generator)
         return {
             "images": self.source.offsets[chosen].unsqueeze(-1) + within,  # (tasks, ways, shots + query)
             "turns": turns,  # (tasks, ways)
@@ -127,7 +127,7 @@ class ClassTasks:
         }
 
 
-def _distinct(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def distinct(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draw `count` distinct integers in [0, size) for each size (...,), in random order: (..., count)."""
     width = int(sizes.max())
     keys = torch.rand(*sizes.shape, width, generator=generator, dtype=torch.float64)
