@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mlkit.adaptation import Adapted, Judge, Weights, call
 from mlkit.losses import TaskLoss
+from mlkit.models.noise import is_noise, seeded_noise
 from mlkit.models.normalization import collects_support_statistics, policy_of
 from mlkit.tasks.base import Examples, TaskBatch
 
@@ -43,9 +44,24 @@ def trainable(meta: Mapping[str, Tensor]) -> Weights:
     return {key: tensor for key, tensor in meta.items() if not key.startswith("buffers.")}
 
 
+def own_buffers(model: nn.Module, meta: Mapping[str, Tensor], tasks: TaskBatch) -> Weights:
+    """Return the buffers that the tasks start from (tasks, ...): noisy layers by the tasks' own seeds."""
+    return seeded_noise(model, role(meta, "buffers"), tasks.seeds)
+
+
 def carried_on(buffers: Weights) -> Meta:
-    """Name the buffers that adaptation left (tasks, ...) as meta-parameters, cut from the graph."""
-    return {f"buffers.{name}": tensor.detach() for name, tensor in buffers.items()}
+    """Name the statistics that adaptation left (tasks, ...) as meta-parameters, cut from the graph."""
+    return {f"buffers.{name}": tensor.detach() for name, tensor in buffers.items() if not is_noise(name)}
+
+
+def of_norms(model: nn.Module) -> set[str]:
+    """Name the parameters that belong to normalization layers: gamma and beta."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if "Norm" in type(module).__name__
+        for name, _ in module.named_parameters(recurse=False)
+    }
 
 
 def support_loss(model: nn.Module, loss: TaskLoss, fixed: Weights) -> Any:
@@ -101,6 +117,22 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         **structure,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "normalization": policy_of(model),
+    }
+
+
+def describe_augment(augment: Any) -> dict[str, Any]:
+    """Say what a record must say of an augmentation; nothing where there is none."""
+    if augment is None:
+        return {}
+    return {"augment": augment.describe() if hasattr(augment, "describe") else augment.__name__}
+
+
+def with_l2(gradients: Weights, weights: Weights, l2: float, *, but: set[str]) -> Weights:
+    """Add l2 * w to the gradients, the gradient of l2 / 2 |w|^2, save for the weights named in `but`."""
+    if not l2:
+        return gradients
+    return {
+        name: gradient if name in but else gradient.add(weights[name], alpha=l2) for name, gradient in gradients.items()
     }
 
 

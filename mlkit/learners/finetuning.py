@@ -84,7 +84,7 @@ class Finetuning:
         """Return the gradient of each supervised batch's loss; a batch is the query set of its pseudo task."""
         del query_chunk  # one pass serves both ends
         learned = leaves(common.trainable(meta))
-        weights, buffers = common.role(learned, "theta"), common.role(meta, "buffers")
+        weights, buffers = common.role(learned, "theta"), common.own_buffers(self.model, meta, tasks)
         outputs, buffers = call(self.model, weights, buffers, tasks.query.x, "adapt")  # moves running statistics on
         losses = self.loss(outputs, tasks.query.y)
         found = torch.autograd.grad(losses.sum(), list(learned.values()), allow_unused=True, materialize_grads=True)

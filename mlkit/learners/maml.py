@@ -64,14 +64,9 @@ class MAML:
 
     @cached_property
     def _adapted_names(self) -> list[str]:
-        of_norms = {
-            f"{path}.{name}" if path else name
-            for path, module in self.model.named_modules()
-            if "Norm" in type(module).__name__
-            for name, _ in module.named_parameters(recurse=False)
-        }
+        left_alone = set() if self.adapt_norm else common.of_norms(self.model)
         names = [name for name, _ in self.model.named_parameters() if name.startswith(self.adapted)]
-        return [name for name in names if self.adapt_norm or name not in of_norms]
+        return [name for name in names if name not in left_alone]
 
     def init(self, generator: torch.Generator) -> Meta:
         """Draw an initialization."""
@@ -133,7 +128,7 @@ class MAML:
 
         adapted = descend(
             {name: tensor for name, tensor in theta.items() if name in names},
-            common.role(meta, "buffers"),
+            common.own_buffers(self.model, meta, tasks),
             common.full_batch(tasks),
             loss=common.support_loss(self.model, self.loss, fixed),
             update=update,

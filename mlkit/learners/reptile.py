@@ -6,7 +6,9 @@ in which examples feed that last step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,6 +23,7 @@ from mlkit.tasks.base import Examples, TaskBatch
 
 Variant = Literal["reptile", "fomaml_disjoint", "fomaml_star", "fomaml_no_tail"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+Augment = Callable[[Examples, Tensor, int], Examples]  # examples, the tasks' seeds (tasks,), inner step
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class Displacement:
         batch_size: examples of a mini-batch, cycling through reshuffled data; None for the whole set at every step.
         loss: loss of a task.
         pool: what Reptile and fomaml_no_tail train on: the support set, or support and query together.
+        augment: what becomes of each mini-batch, in training and at meta-test.
+        last_augmented: augment the last batch of fomaml_disjoint and fomaml_star, too (paper 000 does not).
+        l2: add l2 * w to the gradient of each weight w, save gamma and beta of the normalization (paper 000: 5e-4).
 
     Raises:
         ValueError: an unknown variant, or a number out of its range.
@@ -59,16 +65,20 @@ class Displacement:
     batch_size: int | None = None
     loss: TaskLoss = cross_entropy
     pool: Literal["support", "all"] = "support"
+    augment: Augment | None = None
+    last_augmented: bool = False
+    l2: float = 0.0
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(f"expected a variant out of {', '.join(VARIANTS)}; got {self.variant!r}")
         if self.pool not in ("support", "all"):
             raise ValueError(f"expected pool 'support' or 'all', got {self.pool!r}")
-        if self.inner_lr <= 0 or self.inner_steps < 1 or (self.batch_size is not None and self.batch_size < 1):
+        small = self.inner_lr <= 0 or self.inner_steps < 1 or self.l2 < 0
+        if small or (self.batch_size is not None and self.batch_size < 1):
             raise ValueError(
-                f"expected inner_lr > 0, inner_steps >= 1 and batch_size >= 1 or None, got inner_lr={self.inner_lr}, "
-                f"inner_steps={self.inner_steps}, batch_size={self.batch_size}"
+                f"expected inner_lr > 0, inner_steps >= 1, batch_size >= 1 or None and l2 >= 0, got inner_lr="
+                f"{self.inner_lr}, inner_steps={self.inner_steps}, batch_size={self.batch_size}, l2={self.l2}"
             )
 
     def init(self, generator: torch.Generator) -> Meta:
@@ -78,8 +88,8 @@ class Displacement:
     def adapt(self, meta: Meta, tasks: TaskBatch, *, steps: int | None = None, trajectory: bool = False) -> Adapted:
         """Adapt to the support sets by mini-batch SGD, as at meta-test."""
         steps = self.inner_steps if steps is None else steps
-        batches = mini_batches(tasks.support, tasks.seeds, self.batch_size, steps)
-        adapted = self._descend(meta, batches, Descent(steps, trajectory=trajectory))
+        batches = self._augmented(mini_batches(tasks.support, tasks.seeds, self.batch_size, steps), tasks)
+        adapted = self._descend(meta, tasks, batches, Descent(steps, trajectory=trajectory))
         with torch.no_grad():
             return common.with_support_statistics(self.model, adapted, tasks.support)
 
@@ -90,48 +100,61 @@ class Displacement:
     def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
         """Return each task's negative displacement; the losses are those of the last step, outputs of the query set."""
         del query_chunk  # the query set is only predicted, without a graph
-        batches = self._training_batches(tasks)
-        adapted = self._descend(meta, batches, Descent(self.inner_steps, trajectory=True))
+        how = Descent(self.inner_steps, trajectory=True)
+        adapted = self._descend(meta, tasks, self._training_batches(tasks), how)
         origin, _ = adapted.trajectory[0 if self.variant == "reptile" else -2]
         gradients = {f"theta.{name}": origin[name] - tensor for name, tensor in adapted.weights.items()}
-        buffers = {f"buffers.{name}": tensor for name, tensor in adapted.buffers.items()}
         with torch.no_grad():
             ready = common.with_support_statistics(self.model, adapted, tasks.support)
-        return TaskGradients(gradients, adapted.losses[-1], self.predict(ready, tasks.query.x), buffers)
+        outputs = self.predict(ready, tasks.query.x)
+        return TaskGradients(gradients, adapted.losses[-1], outputs, common.carried_on(adapted.buffers))
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""
         kept = ("variant", "inner_lr", "inner_steps", "batch_size", "pool")
+        added = {"last_augmented": self.last_augmented, "l2": self.l2}  # named where they are set, as is `augment`
         return {
             "learner": "Displacement",
             "loss": self.loss.__name__,
             **{name: getattr(self, name) for name in kept},
+            **{name: value for name, value in added.items() if value},
+            **common.describe_augment(self.augment),
             **common.describe_model(self.model),
         }
 
     def _training_batches(self, tasks: TaskBatch) -> Batches:
+        last = self.inner_steps - 1
         if self.variant in ("reptile", "fomaml_no_tail"):
             pool = together(tasks) if self.pool == "all" else tasks.support
-            return mini_batches(pool, tasks.seeds, self.batch_size, self.inner_steps)
-        support, query = tasks.support, tasks.query
-        if self.variant == "fomaml_star":
-            support, query = redrawn(tasks)
-        first = mini_batches(support, tasks.seeds, self.batch_size, self.inner_steps - 1)
-        return lambda step: query if step == self.inner_steps - 1 else first(step)
+            return self._augmented(mini_batches(pool, tasks.seeds, self.batch_size, self.inner_steps), tasks)
+        support, query = redrawn(tasks) if self.variant == "fomaml_star" else (tasks.support, tasks.query)
+        first = mini_batches(support, tasks.seeds, self.batch_size, last)
+        augmented = self._augmented(lambda step: query if step == last else first(step), tasks)
+        return lambda step: query if step == last and not self.last_augmented else augmented(step)
 
-    def _descend(self, meta: Meta, batches: Batches, how: Descent) -> Adapted:
+    def _augmented(self, batches: Batches, tasks: TaskBatch) -> Batches:
+        if self.augment is None:
+            return batches
+        return lambda step: self.augment(batches(step), tasks.seeds, step)
+
+    def _descend(self, meta: Meta, tasks: TaskBatch, batches: Batches, how: Descent) -> Adapted:
         def update(weights: Weights, gradients: Weights, _losses: Tensor, state: None) -> tuple[Weights, None]:
+            gradients = common.with_l2(gradients, weights, self.l2, but=self._norms)
             return {name: weights[name] - self.inner_lr * gradients[name] for name in weights}, state
 
         return descend(
             common.role(meta, "theta"),
-            common.role(meta, "buffers"),
+            common.own_buffers(self.model, meta, tasks),
             batches,
             loss=common.support_loss(self.model, self.loss, {}),
             update=update,
             state=None,
             how=how,
         )
+
+    @cached_property
+    def _norms(self) -> set[str]:
+        return common.of_norms(self.model)
 
 
 def pick(examples: Examples, rows: Tensor) -> Examples:

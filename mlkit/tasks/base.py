@@ -122,13 +122,17 @@ class FrozenTasks:
 def frozen(tasks: TaskDistribution, count: int, seed: int) -> FrozenTasks:
     """Return `count` fixed tasks; task i is a function of the split, `seed` and i alone.
 
+    A distribution with a `draw_fixed(index, generator)` decides what task i is, for example which class: so that every
+    class comes equally often. Others draw it like any task.
+
     Raises:
         ValueError: `count` is below 1.
     """
     if count < 1:
         raise ValueError(f"expected at least one task to freeze, got {count}; pass count >= 1")
     split = tasks.describe().get("split", "")
-    draws = [tasks.draw(1, seeded("frozen", split, seed, index)) for index in range(count)]
+    draw = getattr(tasks, "draw_fixed", lambda _index, generator: tasks.draw(1, generator))
+    draws = [draw(index, seeded("frozen", split, seed, index)) for index in range(count)]
     return FrozenTasks(tasks, {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}, seed)
 
 

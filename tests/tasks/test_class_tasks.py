@@ -13,6 +13,7 @@ from marked import marked_images
 
 from mlkit.seeding import seeded
 from mlkit.tasks import ClassTasks, concatenate, frozen, glyphs, grid, sample
+from mlkit.tasks.base import Draw
 
 
 def identities(x: torch.Tensor) -> torch.Tensor:
@@ -69,6 +70,22 @@ def test_frozen_tasks_do_not_depend_on_how_many_or_in_which_order():
     assert torch.equal(backwards.support.x.flip(0), many[0:9].support.x)
     assert many.content_hash == frozen(tasks, 9, seed=5).content_hash
     assert many.content_hash != frozen(tasks, 9, seed=6).content_hash
+
+
+class InTurn(ClassTasks):
+    """Its frozen task i is of class i mod classes."""
+
+    def draw_fixed(self, index: int, generator: torch.Generator) -> Draw:
+        first = self.source.offsets[index % self.classes]
+        return self.draw(1, generator) | {"images": first + torch.randperm(3, generator=generator).view(1, 1, 3)}
+
+
+def test_a_distribution_may_decide_what_its_frozen_tasks_are():
+    images = marked_images([7] * 6)
+    tasks, drawn = (frozen(kind(images, "test", 1, 1, 2), 9, seed=5) for kind in (InTurn, ClassTasks))
+    assert identities(tasks[:9].support.x)[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+    assert torch.equal(tasks.draws["seeds"], drawn.draws["seeds"])
+    assert tasks.content_hash != drawn.content_hash
 
 
 def test_frozen_tasks_are_the_same_in_another_process():
