@@ -105,18 +105,18 @@ def pretrained(name: str, meta: Mapping[str, Tensor], *, key: str) -> EncoderWei
 
 def _published() -> dict[str, Tensor]:
     """Read ImageNet's weights from where they lie, or download them there."""
-    folder = data_root() / "efficientnet"
-    try:
-        torch.hub.load_state_dict_from_url(URL, folder, map_location="cpu", check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        if not (folder / FILE).is_file():
+    path = data_root() / "efficientnet" / FILE
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(URL, str(path), hash_prefix=DIGEST)
+        except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"expected ImageNet weights at {folder / FILE}, found none, and {URL} did not deliver them ({error}); "
-                + _remedy()
+                f"expected ImageNet weights at {path}, found none, and {URL} did not deliver them ({error}); {_remedy()}"
             ) from error
-    if not _sha256(folder / FILE).startswith(DIGEST):
-        raise ValueError(f"expected a file whose sha256 begins with {DIGEST} at {folder / FILE}; remove it, try again")
-    return _read(folder / FILE)
+    if not _sha256(path).startswith(DIGEST):
+        raise ValueError(f"expected a file whose sha256 begins with {DIGEST} at {path}; remove it and try again")
+    return _read(path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
