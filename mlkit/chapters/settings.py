@@ -42,7 +42,10 @@ ONE_STEP = tuple(name for name in METRICS if name not in ("curvature", "represen
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the paper: data, the shape of its tasks, and what goes with them."""
+    """One setting of the paper: data, the shape of its tasks, and what goes with them.
+
+    With `train_images` only so many images of each training class are seen, so that overfitting comes soon.
+    """
 
     data: str
     ways: int
@@ -53,14 +56,17 @@ class Setting:
     meta_batch: int
     epochs: int
     iterations: int
+    train_images: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.data}, {self.ways}-way {self.shots}-shot"
+        few = f", {self.train_images} training images a class" if self.train_images else ""
+        return f"{self.data}, {self.ways}-way {self.shots}-shot{few}"
 
     @property
     def stem(self) -> str:
         """Its part of a record's name."""
-        return f"{re.sub('[^a-z0-9]+', '-', Path(self.data).name.lower())}-{self.ways}-way-{self.shots}-shot"
+        few = f"-{self.train_images}-images" if self.train_images else ""
+        return f"{re.sub('[^a-z0-9]+', '-', Path(self.data).name.lower())}-{self.ways}-way-{self.shots}-shot{few}"
 
 
 def settings(parameters: Any) -> list[Setting]:
@@ -100,7 +106,13 @@ def experiment(
     """
     p, steps = parameters, parameters.inner_steps if steps is None else steps
     tasks = TaskSpec(
-        setting.data, setting.ways, setting.shots, p.query, train_query=p.train_query, train_rotations=setting.rotations
+        setting.data,
+        setting.ways,
+        setting.shots,
+        p.query,
+        train_query=p.train_query,
+        train_rotations=setting.rotations,
+        train_images=setting.train_images,
     )
     supervised = SupervisedSpec(tasks, batch_size=64 if setting.shots == 1 else 128) if method == "finetuning" else None
     return Experiment(

@@ -69,6 +69,22 @@ class ImageClasses:
         digests = tuple(self.digests[k] for k in chosen)
         return replace(self, images=torch.cat(parts), offsets=offsets, names=tuple(names), digests=digests)
 
+    def first(self, count: int) -> ImageClasses:
+        """Return a copy with the first `count` images of each class only.
+
+        Raises:
+            ValueError: a class has fewer.
+        """
+        few = int(self.sizes.argmin())
+        if not 1 <= count <= int(self.sizes[few]):
+            raise ValueError(
+                f"expected from 1 to {int(self.sizes[few])} images a class, as many as class {self.names[few]!r} of "
+                f"{self.name} has; got {count}"
+            )
+        images = self.images.cpu().numpy()
+        arrays = [images[start : start + count] for start in self.offsets[:-1].tolist()]
+        return ImageClasses.build(self.name, arrays, names=self.names, ink=self.ink, stand_in=self.stand_in)
+
     def to(self, device: torch.device | str) -> ImageClasses:
         """Move the pixels to `device`, if they fit; offsets stay where tasks are drawn, on the CPU."""
         try:

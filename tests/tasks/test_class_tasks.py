@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from marked import marked_images
 
 from mlkit.seeding import seeded
-from mlkit.tasks import ClassTasks, concatenate, frozen, glyphs, grid, sample
+from mlkit.tasks import ClassTasks, TaskSpec, concatenate, frozen, glyphs, grid, sample
 from mlkit.tasks.base import Draw
 
 
@@ -151,6 +151,21 @@ def test_errors_say_what_is_too_small():
         ClassTasks(source, "test", 2, 1, 1, "upside down")
     with pytest.raises(ValueError, match="'nobody'"):
         source.select(["class0", "nobody"])
+
+
+def test_the_first_images_of_every_class_are_left():
+    few = marked_images([9, 4, 6]).first(4)
+    assert few.sizes.tolist() == [4, 4, 4] and few.names == ("class0", "class1", "class2")
+    assert identities(few.images.float() / 255).tolist() == [[k, i] for k in range(3) for i in range(4)]
+    with pytest.raises(ValueError, match="from 1 to 4 images a class, as many as class 'class1' of marked has; got 5"):
+        marked_images([9, 4, 6]).first(5)
+
+
+def test_a_spec_may_leave_few_training_images_but_all_others():
+    few = TaskSpec("glyphs", query=2, train_images=4)
+    assert few.split("train").source.sizes.unique().tolist() == [4]
+    assert few.split("test").source.sizes.unique().tolist() == [20]
+    assert few.describe() == TaskSpec("glyphs", query=2).describe() | {"train_images": 4}
 
 
 def test_grid_shows_support_then_query():
