@@ -42,8 +42,9 @@ def best_threshold(score: Tensor, masks: Tensor) -> float:
 
 def test_the_foreground_covers_3_to_40_percent_more_often_little(pairs):
     share = pairs[1].mean((-2, -1)).flatten()
-    assert share.min() > 0.03 and share.max() < 0.4 and share.median() < 0.95 * share.mean()
-    assert share.quantile(0.9) > 2.5 * share.quantile(0.1)
+    assert share.min() > 0.03 and share.max() < 0.4
+    low, middle, high = share.quantile(torch.tensor([0.1, 0.5, 0.9]))
+    assert high - middle > 1.3 * (middle - low) > 0.05
 
 
 def test_a_mask_that_does_not_see_the_picture_stays_below_25_percent(pairs):
