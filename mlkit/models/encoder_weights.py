@@ -112,7 +112,7 @@ def _published() -> dict[str, Tensor]:
             torch.hub.download_url_to_file(URL, str(path), hash_prefix=DIGEST)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"expected ImageNet weights at {path}, found none, and {URL} did not deliver them ({error}); {_remedy()}"
+                f"expected ImageNet weights at {path}, found none, and {URL} did not deliver them: {error}; {_remedy()}"
             ) from error
     if not _sha256(path).startswith(DIGEST):
         raise ValueError(f"expected a file whose sha256 begins with {DIGEST} at {path}; remove it and try again")
