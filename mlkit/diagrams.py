@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -12,7 +13,7 @@ from mlkit.models.tracing import Cost, Operation
 from mlkit.theme import METHODS, NEUTRAL
 
 ROW, BOX, WIDE, NARROW, LANE = 72, 48, 150, 96, 1.7  # in pixels, but for LANE: where long arrows run, left and right
-WORDS = {"concat": "concatenate", "add": "+", "mean": "mean over pixels", "resize": "resize, bilinear"}
+WORDS = {"concat": "concatenate", "add": "+", "mean": "mean over pixels", "resize": "bilinear resize"}
 TINTS = tuple(METHODS[name].color for name in ("FOMAML*", "MAML", "Reptile"))  # of the decoder's parts and the head
 
 
@@ -42,8 +43,9 @@ def network(steps: Sequence[Operation], *, size: int) -> go.Figure:
         for source in sources:
             lane = -LANE if source and sections[source - 1] == "encoder" and sections[target - 1] != "RSD 6" else LANE
             _arrow(figure, places, source, target, lane)
+    alone = Counter(level for _, level in places)
     for step, place, name in zip([image, *steps], places, ["image", *sections], strict=True):
-        _box(figure, step, place, tints.get(name, NEUTRAL), WIDE if place[0] == 0 and step.title != "add" else NARROW)
+        _box(figure, step, place, tints.get(name, NEUTRAL), WIDE if alone[place[1]] == 1 else NARROW)
     figure.update_xaxes(visible=False, range=[-1.85, 1.85], fixedrange=True)
     return figure.update_yaxes(visible=False, range=[last + 0.6, -0.6], fixedrange=True)
 
@@ -88,8 +90,9 @@ def _arrow(figure: go.Figure, places: Sequence[tuple[float, int]], source: int, 
     between = {column for column, level in places if y < level < to_y}
     free = [column for column in (to_x, x) if column not in between] or [lane]
     edge = BOX / 2 / ROW
+    turn = 0.5 if to_y - y == 1 else 0.43  # long arrows keep apart from those that cross the same gap
     xs = [x, x, free[0], free[0], to_x, to_x]
-    ys = [y + edge, y + 0.5, y + 0.5, to_y - 0.5, to_y - 0.5, to_y - edge]
+    ys = [y + edge, y + turn, y + turn, to_y - turn, to_y - turn, to_y - edge]
     marks = {"symbol": "arrow", "size": [0] * 5 + [9], "angleref": "previous", "color": NEUTRAL}
     line = {"color": NEUTRAL, "width": 1.6}
     figure.add_scatter(x=xs, y=ys, mode="lines+markers", line=line, marker=marks, hoverinfo="skip")
@@ -107,7 +110,7 @@ def _box(figure: go.Figure, step: Operation, place: tuple[float, int], color: st
 def _frame(figure: go.Figure, name: str, first: int, last: int, color: str) -> None:
     ends = {"x0": -1.82, "x1": 1.82, "y0": first - 0.46, "y1": last + 0.46}
     figure.add_shape(type="rect", **ends, line={"width": 0}, fillcolor=color, opacity=0.09, layer="below")
-    corner = {"x": -1.8, "y": first - 0.44, "xanchor": "left", "yanchor": "top"}
+    corner = {"x": -1.6, "y": first - 0.44, "xanchor": "left", "yanchor": "top"}
     figure.add_annotation(**corner, text=f"<b>{name}</b>", showarrow=False, font={"size": 12})
 
 
