@@ -58,6 +58,9 @@ def call(model: nn.Module, weights: Weights, buffers: Weights, x: Tensor, phase:
     if getattr(model, "stacks_tasks", False):
         return _call_one(model, weights, buffers, x)
     owned = {name: buffer.clone() for name, buffer in buffers.items()}  # batch norm of torch writes in place
+    if len(x) == 1:  # mapping a single task would only cost
+        outputs, owned = _call_one(model, _first(weights), _first(owned), x[0])
+        return outputs[None], {name: buffer[None] for name, buffer in owned.items()}
     return vmap(_call_one, in_dims=(None, 0, 0, 0), randomness="different")(model, weights, owned, x)
 
 
@@ -65,6 +68,10 @@ def _call_one(model: nn.Module, weights: Weights, buffers: Weights, x: Tensor) -
     tensors = {**weights, **buffers}  # functional_call writes assigned buffers back here
     outputs = functional_call(model, tensors, (x,))
     return outputs, {name: tensors[name] for name in buffers}
+
+
+def _first(tensors: Weights) -> Weights:
+    return {name: tensor[0] for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def _summaries(experiment: Experiment, trained: Trained, scores: Tensor) -> dict
         "median_ci95": medians.ci95,
         "best_iteration": trained.best_iteration.tolist(),
         "train_seconds": trained.seconds,
-        "tasks_per_second": trained_on / trained.seconds,
+        "tasks_per_second": trained_on / trained.seconds if trained_on else 0.0,
         **({"watch_seconds": trained.tracking_seconds} if experiment.watch else {}),
     }
 

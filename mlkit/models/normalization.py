@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mlkit.models.layers import Conv2d, batch_norm, normalize
+from mlkit.models.layers import Conv2d, batch_norm, fused_batch_norm, normalize
 
 Policy = Literal["transductive", "support", "running", "group", "none"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -65,7 +65,10 @@ class BatchNorm(nn.Module):
         if self._uses_stored_statistics():
             x, mean = x if after is None else after.convolve(x), self.mean - lacking
             return normalize(x, mean, self.variance, self.weight, self.bias, self.eps, **then)
-        y, mean, variance = batch_norm(x, self.weight, self.bias, self.eps, after=after, **then)
+        if self.policy != "support" and self.weight.dim() == 1 and after is None and not (pool or rectify):
+            y, mean, variance = fused_batch_norm(x, self.weight, self.bias, self.eps)
+        else:
+            y, mean, variance = batch_norm(x, self.weight, self.bias, self.eps, after=after, **then)
         if self.phase == "adapt":
             self._store(mean + lacking, variance)
         return y
