@@ -26,7 +26,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set and what one needs to know before using it; `tasks` are the names that `mlkit.tasks.load` takes."""
+    """A data set and what one needs to know before using it; `tasks` are the names of tasks drawn from it."""
 
     name: str
     title: str
@@ -156,6 +156,82 @@ CATALOGUE = (
     ),
 )
 
+_BY_HAND = "1. Fetch it from the page of the data set.\n2. Lay it out there as {layout}."
+
+# Pictures with masks; `tasks` are the names that `SegmentationSpec` takes, `images` counts pictures.
+SEGMENTATION = (
+    Dataset(
+        name="shapes",
+        title="Made-up textured objects among others, with masks, painted at any size",
+        license="MIT, as this library",
+        citation="this library",
+        source="painted when first used",
+        size="nothing to download",
+        classes=1000,
+        images=10_000,
+        images_per_class=10,
+        tasks=("shapes",),
+        layout="none: there are no files",
+    ),
+    Dataset(
+        name="fss1000",
+        title="FSS-1000: 1,000 classes of objects with masks, 224 x 224",
+        license="research use; the images belong to their owners",
+        citation="Li, Wei, Chen, Tai, Tang: FSS-1000: a 1000-class dataset for few-shot segmentation, CVPR 2020",
+        source="https://github.com/HKUSTCV/FSS-1000",
+        size="0.7 GB",
+        classes=1000,
+        images=10_000,
+        images_per_class=10,
+        tasks=("fss1000",),
+        layout="fewshot_data/<class>/<1..10>.jpg with masks <1..10>.png, or <class>/...",
+        steps=_BY_HAND,
+    ),
+    Dataset(
+        name="voc",
+        title="PASCAL VOC 2012 with the masks of SBD: 20 classes; holds PASCAL-5i",
+        license="research only, not to be passed on",
+        citation="Everingham et al.: The PASCAL visual object classes challenge, IJCV 2010; Hariharan et al.: Semantic "
+        "contours from inverse detectors, ICCV 2011; folds: Shaban et al., BMVC 2017",
+        source="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        size="2 GB",
+        classes=20,
+        images=12_031,
+        tasks=tuple(f"pascal_5i_{fold}" for fold in range(4)),
+        layout="JPEGImages/<picture>.jpg with SegmentationClassAug/<picture>.png (0 background, 1..20, 255 ignored), "
+        "also below VOCdevkit/VOC2012",
+        steps=_BY_HAND,
+    ),
+    Dataset(
+        name="ccp",
+        title="Clothing Co-Parsing: 1,004 photos with 58 tags of clothing",
+        license="Apache-2.0",
+        citation="Yang, Luo, Lin: Clothing co-parsing by joint image segmentation and labeling, CVPR 2014",
+        source="https://github.com/bearpaw/clothing-co-parsing",
+        size="60 MB",
+        classes=58,
+        images=1004,
+        tasks=("ccp",),
+        layout="photos/<number>.jpg with masks/<number>.png, whose pixels count the lines of labels.txt from 0",
+        steps="1. Fetch the repository.\n2. Lay it out there as {layout}. Save the matrix `groundtruth` of each file "
+        "of annotations/pixel-level as the PNG, and the names in label_list.mat as labels.txt.",
+    ),
+    Dataset(
+        name="eth80",
+        title="ETH-80: 80 objects of 8 kinds on a plain background, with masks",
+        license="research use; cite the paper",
+        citation="Leibe, Schiele: Analyzing appearance and contour based methods for object categorization, CVPR 2003",
+        source="https://github.com/Kai-Xuan/ETH-80",
+        size="20 MB",
+        classes=80,
+        images=800,
+        images_per_class=10,
+        tasks=("eth80",),
+        layout="<object>/<1..10>.jpg with masks <1..10>.png; objects are called apple01 .. tomato10",
+        steps=_BY_HAND + " Ten views of each object, as many as a class of FSS-1000 has.",
+    ),
+)
+
 
 def find(name: str) -> Dataset:
     """Return the data set called `name`, or the one that the tasks called `name` are drawn from.
@@ -163,10 +239,10 @@ def find(name: str) -> Dataset:
     Raises:
         ValueError: There is none.
     """
-    for dataset in CATALOGUE:
+    for dataset in (*CATALOGUE, *SEGMENTATION):
         if name == dataset.name or name in dataset.tasks:
             return dataset
-    names = sorted({name for dataset in CATALOGUE for name in (dataset.name, *dataset.tasks)})
+    names = sorted({name for dataset in (*CATALOGUE, *SEGMENTATION) for name in (dataset.name, *dataset.tasks)})
     raise ValueError(
         f"expected a data set of {', '.join(names)}; got {name!r}; {nearest(name, names)}see `mlkit data list`"
     )

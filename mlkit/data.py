@@ -7,11 +7,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mlkit.catalogue import CATALOGUE, Archive, Dataset, data_root, find, how_to_get
+from mlkit.catalogue import CATALOGUE, SEGMENTATION, Archive, Dataset, data_root, find, how_to_get
 from mlkit.download import DownloadError, download, unpack
 from mlkit.tasks.datasets import FORMS, cifar_binary, image_paths, read, split_classes
-from mlkit.tasks.glyphs import CLASSES, DRAWINGS
 from mlkit.tasks.image_files import decode
+from mlkit.tasks.segmentation_datasets import pair_files
+from mlkit.tasks.segmentation_files import decode_pair
 
 __all__ = [
     "Archive",
@@ -26,6 +27,7 @@ __all__ = [
     "how_to_get",
 ]
 FIRST = 10  # problems that a report lists
+MADE_UP = ("glyphs", "shapes")  # there is nothing to get or to check
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Report:
 
 def catalogue() -> list[Dataset]:
     """Return the data sets that have a reader here."""
-    return list(CATALOGUE)
+    return [*CATALOGUE, *SEGMENTATION]
 
 
 def get(name: str, root: Path | str | None = None) -> Path:
@@ -60,7 +62,7 @@ def get(name: str, root: Path | str | None = None) -> Path:
     """
     dataset = find(name)
     folder = dataset.folder(root)
-    if dataset.name == "glyphs" or _complete(dataset, root):
+    if dataset.name in MADE_UP or _complete(dataset, root):
         return folder
     if not dataset.archives:
         raise FileNotFoundError(how_to_get(dataset, root))
@@ -74,6 +76,8 @@ def get(name: str, root: Path | str | None = None) -> Path:
 
 def _complete(dataset: Dataset, root: Path | str | None) -> bool:
     try:
+        if dataset in SEGMENTATION:
+            return bool(pair_files(dataset.name, root=root))
         return len(image_paths(dataset.name, root=root)) >= dataset.classes
     except FileNotFoundError:
         return False
@@ -87,9 +91,11 @@ def check(name: str, root: Path | str | None = None) -> Report:
     """
     dataset = find(name)
     folder = dataset.folder(root)
-    if dataset.name == "glyphs":
-        return Report(dataset, folder, CLASSES, CLASSES * DRAWINGS, ())
+    if dataset.name in MADE_UP:
+        return Report(dataset, folder, dataset.classes, dataset.images, ())
     try:
+        if dataset in SEGMENTATION:
+            return _checked_pairs(dataset, root)
         if cifar_binary(dataset.name, root=root):
             found = read(dataset.name, root=root)
             sizes, problems = dict(zip(found.names, found.sizes.tolist(), strict=True)), []
@@ -116,3 +122,17 @@ def _decodable(dataset: Dataset, root: Path | str | None) -> tuple[dict[str, int
         except ValueError as error:
             problems.append(str(error))
     return {name: len(part) for name, part in paths.items()}, problems
+
+
+def _checked_pairs(dataset: Dataset, root: Path | str | None) -> Report:
+    """Decode every picture with its masks; label maps count the classes that cover enough of a picture."""
+    files, labels = pair_files(dataset.name, root=root)
+    found, problems = set(), []
+    for file in tqdm(files, f"check {dataset.name}", leave=False):
+        try:
+            found |= decode_pair(file, 16, labels)[1].keys()
+        except ValueError as error:
+            problems.append(str(error))
+    if len(files) != dataset.images:
+        problems.append(f"expected {dataset.images} pictures, got {len(files)}; what is there can be used")
+    return Report(dataset, dataset.folder(root), len(found), len(files), tuple(problems[:FIRST]))

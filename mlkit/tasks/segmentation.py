@@ -35,6 +35,9 @@ class Pairs(Protocol):
     def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return pictures (..., 3, size, size) and masks (..., size, size), uint8, of the pairs `index` (...)."""
 
+    def labeled(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pictures as `pairs` does, and int64 labels (..., size, size): c + 1 for class c, 0 for none."""
+
     def to(self, device: torch.device | str) -> Pairs:
         """Move the pixels to `device`."""
 
@@ -108,7 +111,8 @@ class SegmentationTasks:
 
     def gather(self, draw: Draw) -> TaskBatch:
         """Look pictures and masks up on the device where they live; `seeds` stay with the draw."""
-        examples = looked_up(self.source, draw["pairs"])
+        pictures, masks = self.source.pairs(draw["pairs"])
+        examples = Examples(pictures / 255, masks / 255)
         support = examples.map(lambda tensor: tensor[:, : self.shots])
         query = examples.map(lambda tensor: tensor[:, self.shots :])
         return TaskBatch(support, query, draw["seeds"])
@@ -126,12 +130,6 @@ class SegmentationTasks:
         }
 
 
-def looked_up(source: Pairs, index: Tensor) -> Examples:
-    """Return the pairs `index` (tasks, n) as floating point in [0, 1]."""
-    pictures, masks = source.pairs(index)
-    return Examples(pictures / 255, masks / 255)
-
-
 def describe_pairs(source: Pairs, split: str) -> dict[str, Any]:
     """Return what a record says about pictures and masks."""
     return {
@@ -147,13 +145,15 @@ def describe_pairs(source: Pairs, split: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class SupervisedMasks:
-    """Batches of pairs of all classes, each a pseudo task, to train one network on every class at once.
+    """Batches of pictures of all classes, each a pseudo task, to train one network on every class at once.
 
     x is (tasks, batch_size, 3, size, size), float32 in [0, 1]; y is (tasks, batch_size, size, size), int64: 0 where
-    the rounded mask shows background, c + 1 where it shows class c. Support and query are the same examples.
+    the rounded masks show background, c + 1 where they show class c. A picture that shows several classes carries all
+    their labels. As in tasks, every class is equally likely, then every picture of it; the classes of a batch are
+    distinct. Support and query are the same examples.
 
     Raises:
-        ValueError: there are fewer than `batch_size` pairs.
+        ValueError: there are fewer than `batch_size` classes.
     """
 
     source: Pairs
@@ -161,9 +161,9 @@ class SupervisedMasks:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= (count := int(self.source.offsets[-1])):
+        if not 1 <= self.batch_size <= self.classes:
             raise ValueError(
-                f"expected a batch_size from 1 to the {count} pairs of {self.source.name}/{self.split}, "
+                f"expected a batch_size from 1 to the {self.classes} classes of {self.source.name}/{self.split}, "
                 f"got {self.batch_size}"
             )
 
@@ -173,16 +173,16 @@ class SupervisedMasks:
         return len(self.source.names)
 
     def draw(self, count: int, generator: torch.Generator) -> Draw:
-        """Choose the distinct pairs of `count` batches."""
-        every = int(self.source.offsets[-1])
-        pairs = [torch.randperm(every, generator=generator)[: self.batch_size] for _ in range(count)]
-        return {"pairs": torch.stack(pairs), "seeds": torch.randint(2**62, (count,), generator=generator)}
+        """Choose the pairs of `count` batches."""
+        classes = distinct(torch.full((count,), self.classes), self.batch_size, generator)
+        sizes = self.source.offsets.diff()[classes]
+        pairs = self.source.offsets[classes] + distinct(sizes, 1, generator)[..., 0]
+        return {"pairs": pairs, "seeds": torch.randint(2**62, (count,), generator=generator)}
 
     def gather(self, draw: Draw) -> TaskBatch:
-        """Look pictures and masks up on the device where they live; `seeds` stay with the draw."""
-        examples = looked_up(self.source, draw["pairs"])
-        labels = torch.searchsorted(self.source.offsets, draw["pairs"], right=True).to(examples.y.device)
-        batch = Examples(examples.x, examples.y.round().long() * labels[..., None, None])
+        """Look pictures and labels up on the device where they live; `seeds` stay with the draw."""
+        pictures, labels = self.source.labeled(draw["pairs"])
+        batch = Examples(pictures / 255, labels)
         return TaskBatch(batch, batch, draw["seeds"])
 
     def to(self, device: torch.device | str) -> SupervisedMasks:

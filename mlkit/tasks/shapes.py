@@ -206,6 +206,12 @@ class Shapes:
         found = [torch.stack([row[part][i] for row, i in zip(rows, within, strict=True)]) for part in (0, 1)]
         return tuple(part.unflatten(0, index.shape) for part in found)
 
+    def labeled(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pictures as `pairs` does, and the label of every pixel (..., size, size), int64: c + 1 for class c."""
+        pictures, masks = self.pairs(index)
+        labels = 1 + (index // PICTURES).to(masks.device)
+        return pictures, (masks > 127) * labels[..., None, None]
+
     def _class(self, k: int) -> tuple[Tensor, Tensor]:
         if k not in self.painted:
             number = self.classes[k]
