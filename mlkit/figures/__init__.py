@@ -1,8 +1,10 @@
 """Figures: pure functions from data to Plotly, and `show`, which puts one on the page with its words."""
 
+from mlkit.figures.blocks import block_bars
 from mlkit.figures.curves import Series, learning_curves, sine_adaptation, stacked_curves
 from mlkit.figures.explorer import History, explorer
 from mlkit.figures.gallery import legend, task_gallery
+from mlkit.figures.masks import Segmented, Tile, mask_chooser, mask_gallery, overlaid
 from mlkit.figures.page import as_html, show
 from mlkit.figures.relations import Cloud, correlation, pair_map
 from mlkit.figures.scores import Bar, Cost, cost_curves, score_bars, score_distribution
@@ -13,14 +15,20 @@ __all__ = [
     "Cloud",
     "Cost",
     "History",
+    "Segmented",
     "Series",
+    "Tile",
     "as_html",
+    "block_bars",
     "correlation",
     "cost_curves",
     "explorer",
     "learning_curves",
     "legend",
     "loss_surface",
+    "mask_chooser",
+    "mask_gallery",
+    "overlaid",
     "pair_map",
     "score_bars",
     "score_distribution",
