@@ -2,6 +2,7 @@
 
 from mlkit.parameters import parameters
 from mlkit.records import Record, Result, Unit
+from mlkit.segment import segment
 
-__all__ = ["Record", "Result", "Unit", "__version__", "parameters"]
+__all__ = ["Record", "Result", "Unit", "__version__", "parameters", "segment"]
 __version__ = "0.1.0"
