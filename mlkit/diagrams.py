@@ -12,7 +12,7 @@ from mlkit.figures.parts import styled
 from mlkit.models.tracing import Cost, Operation
 from mlkit.theme import METHODS, NEUTRAL
 
-ROW, BOX, WIDE, NARROW = 72, 48, 150, 78  # pixels from row to row, height of a box, and widths: alone, or beside others
+ROW, BOX, WIDE, NARROW = 72, 48, 150, 84  # pixels from row to row, height of a box, and widths: alone, or beside others
 HEADING, LANE = 0.3, 1.7  # rows for the name of a section; where long arrows run, left and right of the boxes
 WORDS = {"concat": "concatenate", "add": "+", "mean": "pixel mean", "resize": "bilinear resize"}
 TINTS = tuple(METHODS[name].color for name in ("FOMAML*", "MAML", "Reptile"))  # of the decoder's parts and the head

@@ -1,140 +1,115 @@
-"""Table 1 of paper 000: what the decoder is worth. Four networks, meta-trained alike."""
+"""Table 1 of paper 000: what the decoder is worth. Four networks, meta-trained alike by FOMAML*."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
-import torch
-
-from mlkit.augmentation import Augmentation
-from mlkit.chapters.encoders import encoder_weights
-from mlkit.chapters.pairs import gain
-from mlkit.experiment import Experiment, run
-from mlkit.learners import Displacement
-from mlkit.models import EfficientLab
-from mlkit.outer import Execution, OuterLoop, linear
+from mlkit.chapters.methods import COLUMNS, METHODS, Method, Setting
+from mlkit.chapters.pairs import Gain
+from mlkit.chapters.segmentation import Training, percent
+from mlkit.chapters.table2 import Records, ahead
 from mlkit.papers import row
-from mlkit.records import Unit
-from mlkit.segmentation_losses import IOU, segmentation_loss
+from mlkit.records import Result, Unit
 from mlkit.stored import Record
-from mlkit.tasks.segmentation import SegmentationSpec
 
-BASE = "RSD 3"
+BASE = "FOMAML*"
 RULES = 1  # grows with every change of a rule, so that a stored verdict is decided anew
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+METHODS.update(  # what only table 1 trains; its other rows are those of table 2
+    {
+        "FOMAML* (Auto-DeepLab)": Method("fomaml_star", options=(("decoder", "auto_deeplab"),)),
+        "FOMAML* (no residual)": Method("fomaml_star", options=(("decoder", "rsd_no_residual"),)),
+    }
+)
 
 
-class Architecture(NamedTuple):
-    """A row of table 1: its id in the papers' tables, and the options of `EfficientLab` that make it."""
+class Row(NamedTuple):
+    """A row of table 1: its id in the papers' tables, and its decoder in words."""
 
-    row: str
-    options: Mapping[str, str]
+    id: str
+    decoder: str
 
 
-ARCHITECTURES = {
-    "Auto-DeepLab": Architecture("000/T1/Auto-DeepLab-decoder", {"decoder": "auto_deeplab"}),
-    "RSD 3, no residual": Architecture("000/T1/RSD-at-Stage-3-without-residual", {"decoder": "rsd_no_residual"}),
-    BASE: Architecture("000/T1/RSD-at-Stage-3", {}),
-    "RSD 6-3": Architecture("000/T1/RSD-at-Stages-6-3", {"variant": "6-3"}),
+ROWS = {
+    "FOMAML* (Auto-DeepLab)": Row(
+        "000/T1/Auto-DeepLab-decoder", "pyramid pooling, then depthwise separable layers on the joined features"
+    ),
+    "FOMAML* (no residual)": Row("000/T1/RSD-at-Stage-3-without-residual", "one RSD, at stage 3, without its addition"),
+    BASE: Row("000/T1/RSD-at-Stage-3", "one RSD, at stage 3: EfficientLab-3"),
+    "FOMAML* (6-3)": Row("000/T1/RSD-at-Stages-6-3", "two of them, at stages 6 and 3: EfficientLab-6-3"),
 }
 
 
-def execution(parameters: Any) -> Execution:
-    """Return how to compute, as the parameters say."""
-    p = parameters
-    return Execution(p.chunk_size, workers=p.workers, device=p.device, evaluation_chunk=p.chunk_size)
-
-
-def experiment(name: str, parameters: Any) -> Experiment:
-    """Return the meta-training of one architecture by FOMAML*, as the parameters of the chapter say.
+def trainings(parameters: Any) -> dict[tuple[Setting, str], Record]:
+    """Return the records of every row in every setting of the parameters; compute those that are missing.
 
     Raises:
-        ValueError: an unknown architecture or optimizer.
+        ValueError: a method is no row of table 1, or the columns of the settings differ in length.
     """
-    p = parameters
-    if name not in ARCHITECTURES:
-        raise ValueError(f"expected architectures out of {', '.join(ARCHITECTURES)}; got {name!r}")
-    start = {"width": p.width, "size": p.size, "iterations": p.pretraining}
-    weights = encoder_weights(p.encoder, **start, execution=execution(p))
-    model = EfficientLab(width=p.width, encoder_weights=weights, **ARCHITECTURES[name].options)
-    learner = Displacement(
-        model,
-        "fomaml_star",
-        p.inner_lr,
-        p.inner_steps,
-        batch_size=p.batch_size,
-        loss=segmentation_loss,
-        augment=Augmentation(p.augmentation),
-        l2=p.l2,
-    )
-    return Experiment(
-        learner,
-        SegmentationSpec(p.data, p.shots, p.query, p.size, train_shots=5, train_query=5),
-        outer_loop(parameters),
-        IOU,
-        p.seeds,
-        validation_tasks=p.validation_tasks,
-        test_tasks=p.test_tasks,
-        tracked_test_tasks=p.watched_tasks,
-    )
-
-
-def outer_loop(parameters: Any) -> OuterLoop:
-    """Return the outer loop: a meta step size that falls linearly to a ten-thousandth.
-
-    Raises:
-        ValueError: an unknown optimizer.
-    """
-    p = parameters
-    if p.optimizer not in OPTIMIZERS:
-        raise ValueError(f"expected an optimizer out of {', '.join(OPTIMIZERS)}; got {p.optimizer!r}")
-    optimizer = partial(OPTIMIZERS[p.optimizer], lr=p.meta_lr)
-    schedule = linear(p.iterations, end=1e-4)
-    return OuterLoop(p.iterations, p.meta_batch, optimizer, schedule, validate_every=p.validate_every)
-
-
-def trainings(unit: Unit, parameters: Any) -> dict[str, Record]:
-    """Return the record of every architecture of the parameters; compute those that are missing."""
+    for method in parameters.methods:
+        if method not in ROWS:
+            raise ValueError(f"expected methods out of {', '.join(ROWS)}; got {method!r}")
     return {
-        name: run(unit, f"fomaml-star-{_stem(name)}", experiment(name, parameters), execution(parameters))
-        for name in parameters.architectures
+        (setting, method): Training(setting, method, parameters).record()
+        for setting in settings(parameters)
+        for method in parameters.methods
     }
 
 
-def answers(records: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """Answer the rows of table 1: mean IoU in percent, and what each architecture is against RSD 3, EfficientLab-3.
+def settings(parameters: Any) -> list[Setting]:
+    """Return one setting for each entry of the columns `data`, `sizes`, ... of a parameters cell.
 
-    The comparison that the paper draws holds for a row if it lies on the same side of RSD 3 as in the paper, by
-    more than the 95 % interval of the paired difference; for that row itself, if it holds for all others.
+    Raises:
+        ValueError: the columns differ in length.
     """
-    against = {name: gain(records[BASE], record) for name, record in records.items() if BASE in records}
+    columns = {name: field for name, field in COLUMNS.items() if field != "joint_iterations"}
+    lengths = {name: len(getattr(parameters, name)) for name in columns}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"expected one entry a setting in each of {', '.join(columns)}; got {lengths}")
+    rows = zip(*(getattr(parameters, name) for name in columns), strict=True)
+    return [Setting(**dict(zip(columns.values(), values, strict=True)), joint_iterations=0) for values in rows]
+
+
+def answers(records: Records, setting: Setting, shots: int) -> list[dict[str, Any]]:
+    """Answer the rows of table 1: mean IoU in percent, and what each network is against EfficientLab-3.
+
+    The comparison that the paper draws holds for a row if it lies on the same side of EfficientLab-3 as in the paper,
+    by more than the 95 % interval of the paired difference; for EfficientLab-3 itself, if it holds for all others.
+    """
+    mine = {method: record for (where, method), record in records.items() if where == setting}
+    against = {m: ahead(records, setting, m, BASE, shots) for m in mine if BASE in mine and m != BASE}
     found = []
-    for name, record in records.items():
-        others = [other for other in against if other != BASE] if name == BASE else [name]
-        told = [f"{other}: {against[other]}" for other in others if other in against]
+    for method, record in mine.items():
+        compared = against if method == BASE else {m: points for m, points in against.items() if m == method}
+        value, ci95 = percent(record, shots)
         found.append(
             {
-                "id": ARCHITECTURES[name].row,
-                "value": 100 * record.scores["mean"],
-                "ci95": 100 * record.scores["ci95"],
+                "id": ROWS[method].id,
+                "value": value,
+                "ci95": ci95,
                 "tasks": record.evidence["tasks"],
                 "seeds": len(record.settings["seeds"]),
-                "same_direction": bool(told) and all(_as_printed(other, against) for other in others),
-                "note": "; ".join(told) + (f" against {BASE}" if told else ""),
+                "same_direction": bool(compared) and all(_as_printed(*pair) for pair in compared.items()),
+                "note": "; ".join(f"{_short(m)} against EfficientLab-3: {points}" for m, points in compared.items()),
             }
         )
     return found
 
 
-def _as_printed(name: str, against: Mapping[str, Any]) -> bool:
-    """Tell whether a row lies on the paper's side of RSD 3, surely."""
-    printed = row(ARCHITECTURES[name].row).value - row(ARCHITECTURES[BASE].row).value
-    difference = against[name]
-    reach = difference.seeds.ci95 if difference.seeds.count > 1 else difference.tasks.ci95
-    return difference.tasks.value * printed > 0 and abs(difference.tasks.value) > reach
+def verdict(unit: Unit, records: Records, setting: Setting, shots: int) -> Record:
+    """Store the answers of one setting, beside the keys of the records that they come from."""
+    mine = [record for (where, _), record in records.items() if where == setting]
+    found, of = answers(records, setting, shots), sorted(record.key for record in mine)
+    result = Result({"answers": len(found)}, answers=found, data=mine[0].data)
+    return unit.record("table-1", {"of": of, "shots": shots, "rules": RULES}, lambda _work: result)
 
 
-def _stem(name: str) -> str:
-    return name.lower().replace(",", "").replace(" ", "-")
+def _as_printed(method: str, points: Gain) -> bool:
+    """Tell whether a row lies on the paper's side of EfficientLab-3, surely."""
+    printed = row(ROWS[method].id).value - row(ROWS[BASE].id).value
+    over = points.seeds if points.seeds.count > 1 else points.tasks
+    return over.value * printed > 0 and abs(over.value) > over.ci95
+
+
+def _short(method: str) -> str:
+    return method.partition("(")[2].rstrip(")")
