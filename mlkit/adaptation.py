@@ -67,6 +67,7 @@ def call(model: nn.Module, weights: Weights, buffers: Weights, x: Tensor, phase:
 def _call_one(model: nn.Module, weights: Weights, buffers: Weights, x: Tensor) -> tuple[Tensor, Weights]:
     tensors = {**weights, **buffers}  # functional_call writes assigned buffers back here
     outputs = functional_call(model, tensors, (x,))
+    outputs = outputs.to(x.dtype)  # in mixed precision losses and scores are computed in full
     return outputs, {name: tensors[name] for name in buffers}
 
 

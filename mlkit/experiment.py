@@ -120,20 +120,15 @@ def run(unit: Unit, name: str, experiment: Experiment, execution: Execution | No
         )
 
     how = {"device": execution.device, "chunk_size": execution.chunk_size, "workers": execution.workers}
+    how |= {"autocast": str(execution.autocast)} if execution.autocast else {}
     return unit.record(name, experiment.describe() | how, compute)
 
 
 def _judge(experiment: Experiment, execution: Execution) -> Callable[..., Tensor]:
     def scores(meta: Meta, tasks: FrozenTasks | TaskBatch, steps: Sequence[int] | None = None) -> Tensor:
-        return evaluate(
-            experiment.learner,
-            meta,
-            tasks,
-            metric=experiment.metric,
-            steps=steps,
-            chunk_size=execution.evaluation_chunk,
-            device=execution.device,
-        )
+        how = {"chunk_size": execution.evaluation_chunk, "device": execution.device}
+        with execution.arithmetic():
+            return evaluate(experiment.learner, meta, tasks, metric=experiment.metric, steps=steps, **how)
 
     return scores
 

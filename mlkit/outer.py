@@ -82,11 +82,13 @@ class Validation:
 
 @dataclass(frozen=True)
 class Execution:
-    """How to compute: changes time and memory, not the result beyond rounding.
+    """How to compute: changes time and memory, not the result beyond rounding (`autocast` rounds much more).
 
     chunk_size: tasks adapted at once while training (None: the whole meta-batch), evaluation_chunk: while evaluating;
     query_chunk: tasks of a chunk whose query sets are judged at once; workers: threads that share the chunks;
     device: of torch; dtype: of all floating point numbers;
+    autocast: mixed precision, e.g. torch.bfloat16 on a GPU, of tasks that are adapted one at a time (chunk_size=1);
+    channels_last: lay training images out so in memory, as convolutions of a GPU in mixed precision like them;
     progress: show a bar; checkpoint_seconds: between two checkpoints, where there is a folder for them.
     """
 
@@ -98,6 +100,20 @@ class Execution:
     progress: bool = True
     checkpoint_seconds: float = 30.0
     evaluation_chunk: int = 100
+    autocast: torch.dtype | None = None
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.autocast and (self.chunk_size, self.workers) != (1, 1):
+            raise ValueError(
+                f"expected chunk_size=1 and workers=1 with autocast, got {self.chunk_size} and {self.workers}: neither "
+                "torch.vmap nor threads take it over"
+            )
+
+    def arithmetic(self) -> torch.autocast:
+        """Return the context in which to compute."""
+        kind, on = torch.device(self.device).type, self.autocast is not None
+        return torch.autocast(kind, self.autocast, enabled=on, cache_enabled=False)  # a cache would outlive the step
 
 
 def _describe(made_by: Callable[..., Any]) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def train(
     clock = time.monotonic()
     quiet = not execution.progress or _rank() > 0
     with (
+        execution.arithmetic(),
         checkpoint.deferred_signals() as signals,
         tqdm(total=outer.iterations, initial=state.iteration, unit="step", disable=quiet) as bar,
     ):
@@ -114,7 +115,13 @@ def _next_batch(state: TrainingState, tasks: TaskDistribution, meta_batch: int, 
     mine = slice(_rank() * meta_batch // world, (_rank() + 1) * meta_batch // world)
     draws = [tasks.draw(meta_batch, generator) for generator in state.generators]
     batch = tasks.gather({name: torch.cat([draw[name][mine] for draw in draws]) for name in draws[0]})
-    return batch.to(execution.device, execution.dtype)
+    batch = batch.to(execution.device, execution.dtype)
+    return batch.map(_channels_last) if execution.channels_last else batch
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Lay images (tasks, examples, channels, height, width) out channels last; other tensors stay."""
+    return tensor.movedim(2, -1).contiguous().movedim(-1, 2) if tensor.dim() == 5 else tensor
 
 
 def _step(

@@ -164,11 +164,14 @@ def pick(examples: Examples, rows: Tensor) -> Examples:
 
 
 def together(tasks: TaskBatch) -> Examples:
-    """Join support and query along the example axis."""
-    return Examples(
-        torch.cat([tasks.support.x, tasks.query.x], 1),
-        torch.cat([tasks.support.y, tasks.query.y], 1),
-    )
+    """Join support and query along the example axis; images that lie channels last stay so."""
+
+    def joined(*parts: Tensor) -> Tensor:
+        if parts[0].dim() == 5 and parts[0].stride(2) == 1:
+            return torch.cat([part.movedim(2, -1) for part in parts], 1).movedim(-1, 2)
+        return torch.cat(parts, 1)
+
+    return Examples(joined(tasks.support.x, tasks.query.x), joined(tasks.support.y, tasks.query.y))
 
 
 def redrawn(tasks: TaskBatch) -> tuple[Examples, Examples]:

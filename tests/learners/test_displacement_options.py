@@ -58,8 +58,8 @@ def tasks_of(count: int, *, shots: int = 3, query: int = 3, size: int = 6, class
 
 def darkened(examples: Examples, seeds: Tensor, step: int) -> Examples:
     """Augment by the task's own seed and the step: what a test can follow."""
-    factors = (scrambled(seeds[0], 1) % 7 + 1 for seeds in seeds[:, None])
-    shade = torch.stack([factor[0] for factor in factors]).double() / (8 + step)
+    factors = torch.cat([scrambled(seed, 1) % 7 + 1 for seed in seeds])
+    shade = factors.to(examples.x.dtype) / (8 + step)
     return replace(examples, x=examples.x * shade.view(-1, 1, 1, 1, 1))
 
 
