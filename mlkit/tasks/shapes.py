@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import torch
@@ -222,12 +222,12 @@ class Shapes:
 
     def to(self, device: torch.device | str) -> Shapes:
         """Keep what is painted on `device`."""
-        return replace(self, painted={}, device=device)
+        return shapes(self.split, size=self.size, device=str(device))
 
 
 @cache
-def shapes(split: str = "train", *, size: int = 64) -> Shapes:
-    """Return pictures of one split, 560 train, 200 val or 240 test classes, or "train+val".
+def shapes(split: str = "train", *, size: int = 64, device: str = "cpu") -> Shapes:
+    """Return pictures of one split, 560 train, 200 val or 240 test classes, or "train+val"; painted once a process.
 
     Raises:
         ValueError: The split is not known, or the size is below 16.
@@ -235,4 +235,4 @@ def shapes(split: str = "train", *, size: int = 64) -> Shapes:
     parts = {**SPLITS, "train+val": range(760)}
     if split not in parts or size < 16:
         raise ValueError(f"expected a split of {', '.join(parts)} and size >= 16; got {split!r}, size {size}")
-    return Shapes(split, size, tuple(parts[split]))
+    return Shapes(split, size, tuple(parts[split]), device=device)

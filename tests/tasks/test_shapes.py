@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from mlkit.seeding import seeded
 from mlkit.tasks.painting import pixel_centers
-from mlkit.tasks.shapes import CLASSES, PICTURES, SPLITS, _scenes, objects, paint, shapes
+from mlkit.tasks.shapes import CLASSES, PAINTER, PICTURES, SPLITS, _scenes, objects, paint, shapes
 
 SIZE, COUNT = 32, 40
 
@@ -80,17 +82,28 @@ def test_five_pictures_of_a_class_tell_more_than_any_rule_for_all(pairs, covers)
 
 
 def test_the_same_pictures_for_ever_and_no_class_in_two_splits(pairs):
-    again = shapes("test", size=SIZE).to("cpu")
+    again = replace(shapes("test", size=SIZE), painted={})
     some = torch.tensor([[399, 3], [10, 3]])
     pictures, masks = again.pairs(some)
     assert torch.equal(pictures, (pairs[0] * 255).round().byte().flatten(0, 1)[some])
     assert torch.equal(masks, (pairs[1] * 255).round().byte().flatten(0, 1)[some])
     assert sorted(again.painted) == [0, 1, 39]  # no class is painted that was not asked for
+    assert shapes("test", size=SIZE).to("cpu").to("cpu") is shapes("test", size=SIZE, device="cpu")
     parts = [shapes(split).classes for split in ("train", "val", "test")]
     assert sum(map(len, parts)) == len(set().union(*parts)) == CLASSES
     assert shapes("train+val").classes == parts[0] + parts[1]
     hashes = {shapes(split, size=size).content_hash for split in SPLITS for size in (32, 64)}
     assert len(hashes) == 6 and again.content_hash in hashes
+
+
+def test_pictures_are_those_that_records_were_computed_on():
+    """If this fails, a record would be judged on other pictures under the same hash: change PAINTER with the pixels."""
+    pictures, masks = shapes("test", size=16).pairs(torch.arange(20))
+    colors = pictures.double().mean((0, 2, 3)) / 255
+    shares = masks.double().view(2, -1).mean(1) / 255
+    expected = torch.tensor([0.3662, 0.4210, 0.4050, 0.0910, 0.1391], dtype=torch.float64)
+    torch.testing.assert_close(torch.cat([colors, shares]), expected, atol=5e-4, rtol=0)
+    assert PAINTER == 1
 
 
 def test_a_scene_is_the_same_at_every_size():
