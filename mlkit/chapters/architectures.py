@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from mlkit.chapters.methods import COLUMNS, METHODS, Method, Setting
 from mlkit.chapters.pairs import Gain
-from mlkit.chapters.segmentation import Training, percent
-from mlkit.chapters.table2 import Records, ahead
+from mlkit.chapters.segmentation import Training
+from mlkit.chapters.table2 import Records, ahead, percent
 from mlkit.papers import row
 from mlkit.records import Result, Unit
 from mlkit.stored import Record

@@ -6,6 +6,8 @@ Each takes `skip` (examples, channels, height, width) and `deep`, of fewer pixel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,7 +47,7 @@ class ResidualSkipDecoder(nn.Module):
         self.residual, joined = residual, deep + skip
         self.point = _Layer(joined, deep, 1, norm=norm)
         self.wide = _Layer(joined, deep, 3, dilation=2, norm=norm)
-        self.merge = _Layer(2 * deep + joined, deep, 3, norm=norm)
+        self.merge = Merge(2 * deep, joined, deep, norm=norm)
 
     def draw(self) -> None:
         """Draw fresh weights: Glorot uniform, zero biases."""
@@ -55,8 +57,8 @@ class ResidualSkipDecoder(nn.Module):
         """Return features (examples, deep, height, width) as large as `skip`."""
         up = resize(deep, skip.shape[-2:])
         joined = torch.cat([up, skip], 1)
-        mean = joined.mean((-2, -1), keepdim=True).expand_as(joined)
-        y = self.merge(torch.cat([self.point(joined), self.wide(joined), mean], 1))
+        mean = joined.mean((-2, -1), keepdim=True)
+        y = self.merge([self.point(joined), self.wide(joined)], mean)
         return y + up if self.residual else y
 
 
@@ -126,6 +128,41 @@ class _Layer(nn.Sequential):
     def __init__(self, before: int, after: int, kernel: int, *, dilation: int = 1, norm: Policy) -> None:
         convolution = nn.Conv2d(before, after, kernel, padding=dilation * (kernel // 2), dilation=dilation)
         super().__init__(convolution, nn.SiLU(), normalization(norm, after, eps=EPS, momentum=MOMENTUM))
+
+
+class Merge(_Layer):
+    """A layer of kernel 3 on maps joined with a constant one, of which each number fills a map.
+
+    What the constant maps add is the same at all places but the border: it is computed once for each of 3 x 3 places.
+
+    Args:
+        maps: channels of the maps.
+        constants: channels of the constant map.
+        after: channels of the output.
+        norm: normalization policy.
+    """
+
+    def __init__(self, maps: int, constants: int, after: int, *, norm: Policy) -> None:
+        super().__init__(maps + constants, after, 3, norm=norm)
+        self.maps = maps
+
+    def forward(self, maps: Sequence[Tensor], constant: Tensor) -> Tensor:
+        """Join maps (examples, channels, height, width) with a constant (examples, channels, 1, 1)."""
+        convolution, swish, norm = self
+        joined = torch.cat(list(maps), 1)
+        height, width = joined.shape[-2:]
+        border = constant.expand(-1, -1, min(height, 3), min(width, 3))
+        border = F.conv2d(border, convolution.weight[:, self.maps :], padding=1)
+        y = F.conv2d(joined, convolution.weight[:, : self.maps], convolution.bias, padding=1)
+        return norm(swish(y + _stretched(_stretched(border, -2, height), -1, width)))
+
+
+def _stretched(x: Tensor, dim: int, size: int) -> Tensor:
+    """Repeat the middle one of three places along `dim`, to `size` places; leave fewer than three alone."""
+    if size <= 3:
+        return x
+    first, middle, last = x.split(1, dim)
+    return torch.cat([first, middle.repeat_interleave(size - 2, dim), last], dim)
 
 
 def _always_by_batch(norm: Policy, before: int, after: int, kernel: int, *, groups: int = 1) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from mlkit.models.decoders import Merge
 from mlkit.models.efficientlab import EfficientLab, block_of
 from mlkit.models.noise import is_noise
 from mlkit.models.normalization import set_phase
 
 FUNCTIONS = {torch.cat: "concat", F.interpolate: "resize", Tensor.mean: "mean", Tensor.add: "add"}
+PARTS = r"encoder\.stem|encoder\.blocks\.\d+|decoder\.\w+|head"  # modules that are blocks
 Shape = tuple[int, ...]  # channels, height, width
 
 
@@ -74,7 +77,7 @@ def costs(model: EfficientLab, size: int = 224) -> list[Cost]:
     with FlopCounterMode(display=False) as counter:
         model(image)
     flops = {path.partition(".")[2]: sum(found.values()) for path, found in counter.get_flop_counts().items()}
-    work = [(f"{name}.", flops.get(name, 0)) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    work = [(f"{path}.", flops[path]) for path in flops if re.fullmatch(PARTS, path)]
     weights, statistics = (_sizes(tensors) for tensors in (model.named_parameters(), model.named_buffers()))
 
     def total(numbers: Iterable[tuple[str, int]], block: str) -> int:
@@ -153,9 +156,10 @@ def _title(module: nn.Module) -> str | None:
     layer = module[0] if isinstance(module, nn.Sequential) else module
     if not isinstance(layer, nn.Conv2d):
         return None
+    joined = "concatenate, " if isinstance(module, Merge) else ""
     depthwise = "depthwise " if layer.groups > 1 else ""
     dilated = f", dilation {layer.dilation[0]}" if layer.dilation[0] > 1 else ""
-    return f"{layer.kernel_size[0]}×{layer.kernel_size[1]} {depthwise}convolution{dilated}"
+    return f"{joined}{layer.kernel_size[0]}×{layer.kernel_size[1]} {depthwise}convolution{dilated}"
 
 
 def _sizes(tensors: Iterable[tuple[str, Tensor]]) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ from mlkit.learners import MAML, Finetuning
 from mlkit.learners.common import describe_model, initialize
 from mlkit.losses import ACCURACY
 from mlkit.models import POLICIES, policy_of
+from mlkit.models.decoders import Merge
 from mlkit.models.efficientlab import EfficientLab, block_of
 from mlkit.models.encoder import Encoder, EncoderClassifier
 from mlkit.models.noise import DropConnect, Dropout, is_noise, seeded_noise
@@ -105,6 +106,21 @@ def test_a_residual_adds_the_enlarged_features():
     skip, deep = images(1, 8, 4, 4), images(1, 32, 1, 1)
     y, bare = (model.decoder["stage3"](skip, deep) for model in (with_it, without))
     torch.testing.assert_close(y - bare, deep.expand_as(y))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3), (4, 7), (9, 9)])
+def test_a_constant_map_is_merged_as_if_it_were_spread_out(size):
+    layer = Merge(4, 3, 5, norm="none").double()
+    torch.nn.init.normal_(layer[0].bias)
+    maps, constant = images(2, 4, *size).requires_grad_(), images(2, 3, 1, 1, seed=1).requires_grad_()
+    spread = torch.cat([maps, constant.expand(-1, -1, *size)], 1)
+    whole = torch.nn.functional.silu(layer[0](spread))
+    ours = layer([maps[:, :1], maps[:, 1:]], constant)
+    torch.testing.assert_close(ours, whole, rtol=1e-12, atol=1e-12)
+    inputs = [maps, constant, *layer.parameters()]
+    slopes = [torch.autograd.grad((y * y).sum(), inputs) for y in (ours, whole)]
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 def test_drop_connect_and_dropout_are_the_papers():
