@@ -1,0 +1,48 @@
+"""Convolution of an enlarged map, at the cost of the small one: both are linear, so channels can be mixed first."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def convolve_resized(x: Tensor, weight: Tensor, size: tuple[int, int], *, dilation: int = 1) -> Tensor:
+    r"""Convolve what x is when resized (bilinearly, corners on corners) to `size`, without resizing it; size is kept.
+
+    With U the interpolation along a side, and U_i the same shifted by the i-th tap of the kernel and padded with zeros,
+    $$w * (U x U^\top) = \sum_{ij} U_i\, (w_{ij} x)\, U_j^\top,$$ exactly; on the right are products of matrices.
+    A map of one pixel becomes a constant one: the mean over an image, shown to every pixel.
+
+    Args:
+        x: (examples, channels, h, w).
+        weight: (filters, channels, k, k), k odd.
+        size: height and width to resize to.
+        dilation: of the convolution.
+
+    Returns:
+        (examples, filters, *size).
+
+    Example:
+        >>> x, weight = torch.rand(2, 3, 4, 4), torch.rand(5, 3, 3, 3)
+        >>> large = F.interpolate(x, (16, 16), mode="bilinear", align_corners=True)
+        >>> torch.allclose(convolve_resized(x, weight, (16, 16)), F.conv2d(large, weight, padding=1), atol=1e-5)
+        True
+    """
+    filters, channels, k, _ = weight.shape
+    rows, columns = (
+        _shifted(small, large, k, dilation, x.dtype, x.device) for small, large in zip(x.shape[-2:], size, strict=True)
+    )
+    mixed = F.conv2d(x, weight.permute(0, 3, 2, 1).reshape(filters * k * k, channels, 1, 1))
+    mixed = mixed.unflatten(1, (filters, k, k)).permute(0, 1, 2, 5, 3, 4).flatten(4).flatten(2, 3)
+    return (mixed @ rows).mT @ columns  # (examples, filters, k w, k h) -> (..., k w, height) -> (..., height, width)
+
+
+@cache
+def _shifted(small: int, large: int, k: int, dilation: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the transposed U_1 ... U_k, one below the other: (k small, large)."""
+    across = F.interpolate(torch.eye(small, dtype=dtype, device=device)[None], large, mode="linear", align_corners=True)
+    padded = F.pad(across[0], [dilation * (k // 2)] * 2)
+    return torch.cat([padded[:, tap * dilation : tap * dilation + large] for tap in range(k)])
