@@ -54,7 +54,7 @@ class Initialization:
         Raises:
             ValueError: there is no picture, numbers do not match, or something is no picture or no mask.
         """
-        if not 1 <= len(images) <= MOST or len(masks) != len(images) or not query:
+        if not 1 <= len(images) <= MOST or len(masks) != len(images) or len(query) == 0:
             raise ValueError(
                 f"expected 1 to {MOST} pictures, as many masks, and at least one picture to segment; got "
                 f"{len(images)}, {len(masks)} and {len(query)}"

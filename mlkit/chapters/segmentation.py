@@ -7,13 +7,12 @@ which stay in `runs/` of the machine that trained; where they are missing and wa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from mlkit.chapters.methods import METHODS, Method, Setting, settings
 from mlkit.driver import Learner, Meta
 from mlkit.evaluation import evaluate, over_tasks
 from mlkit.experiment import weights_of
+from mlkit.initializations import NAME, described, packed
 from mlkit.learners import Displacement, JointTraining
 from mlkit.models import EfficientLab
 from mlkit.outer import Execution, OuterLoop, linear
@@ -33,7 +33,10 @@ from mlkit.stored import Record
 from mlkit.tasks import FrozenTasks, SegmentationSpec, SupervisedSegmentationSpec, frozen
 from mlkit.training import Trained, train
 
+Records = Mapping[tuple[Setting, str], Record]
 STORE = "initializations"  # beside the folders of the units: book/records/initializations, runs/initializations
+QUERY, DROPOUT, POINTS = 5, 0.2, 10  # pictures to be judged on, rate before the head, points of learning curves
+JOINT_LR = 0.005  # of joint training by SGD (paper 000, section 5.4)
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 EVERY_BATCH = Augmentation(
     1.0, kinds=("translate", "flip", "noise", "exposure")
@@ -66,6 +69,11 @@ class Training:
         return METHODS[self.method]
 
     @property
+    def is_told_apart(self) -> bool:
+        """Whether it is another network than the same one from scratch."""
+        return bool(self.kind.training) or not self.kind.pretrained or self.setting.encoder != "random"
+
+    @property
     def stem(self) -> str:
         """The name of its record."""
         words = f"{self.method} {Path(self.setting.data).name} {self.setting.size}".lower().replace("*", " star")
@@ -85,8 +93,7 @@ class Training:
         size = {"width": setting.width, "size": setting.size, "iterations": p.pretraining}
         model = EfficientLab(
             width=setting.width,
-            dropout=p.dropout if kind.regularized else 0.0,
-            drop_connect=p.drop_connect,
+            dropout=DROPOUT if kind.regularized else 0.0,
             encoder_weights=encoder_weights(start, **size, execution=self.execution),
             **dict(kind.options),
         )
@@ -106,17 +113,18 @@ class Training:
     def outer(self) -> OuterLoop:
         """The outer loop: step sizes that fall linearly to a ten-thousandth (paper 000, table 3 and section 5.4).
 
-        Where `joint_iterations` is 0, joint training sees as many mini-batches as the others.
+        Joint training takes `joint_iterations` steps of one mini-batch; where that is 0, as many mini-batches as the
+        others, `meta_batch` at a time.
         """
-        p, joint = self.parameters, self.kind.training == "joint"
-        iterations = self.setting.iterations if self.kind.training else 0
-        batches = p.joint_batches if joint else p.meta_batch
-        if joint:
-            equal = max(1, iterations * p.meta_batch * p.inner_steps // batches)
-            iterations = self.setting.joint_iterations or equal
-        optimizer = partial(OPTIMIZERS[p.optimizer], lr=p.joint_lr if joint else p.meta_lr)
+        p, batches = self.parameters, self.parameters.meta_batch
+        iterations, lr = self.setting.iterations if self.kind.training else 0, p.meta_lr
+        if self.kind.training == "joint":
+            equal, batches = self.setting.joint_iterations == 0, 1 if self.setting.joint_iterations else batches
+            iterations = iterations * p.inner_steps if equal else self.setting.joint_iterations
+            lr = JOINT_LR if p.optimizer == "sgd" else lr
+        optimizer = partial(OPTIMIZERS[p.optimizer], lr=lr)
         schedule = linear(iterations, end=1e-4) if iterations else None
-        return OuterLoop(iterations, batches, optimizer, schedule, validate_every=max(1, iterations // p.points))
+        return OuterLoop(iterations, batches, optimizer, schedule, validate_every=max(1, iterations // POINTS))
 
     @property
     def mini_batches(self) -> int:
@@ -128,7 +136,7 @@ class Training:
         """Name the data, with tasks of so many shots to be judged on; training tasks have the paper's 5 and 5."""
         p, setting = self.parameters, self.setting
         training = {"train_shots": 5, "train_query": 5, "train_fixed_support": self.kind.fixed_support}
-        return SegmentationSpec(setting.data, shots, p.query, setting.size, train_on=p.train_on, **training)
+        return SegmentationSpec(setting.data, shots, QUERY, setting.size, train_on=p.train_on, **training)
 
     def test(self, shots: int) -> FrozenTasks:
         """Load the frozen test tasks of so many shots, the same for every method."""
@@ -244,17 +252,16 @@ def trainings(parameters: Any, methods: Iterable[str] | None = None) -> dict[tup
     """Return the records of every method in every setting of the parameters; compute those that are missing.
 
     An encoder alone is left out where encoders start from random weights.
+
+    Raises:
+        ValueError: an unknown method or optimizer, or columns that differ in length.
     """
-    chosen = list(parameters.methods if methods is None else methods)
-    return {
-        (setting, method): Training(setting, method, parameters).record()
-        for setting in settings(parameters)
-        for method in chosen
-        if METHODS[method].training or not METHODS[method].pretrained or setting.encoder != "random"
-    }
+    chosen = parameters.methods if methods is None else methods
+    asked = [Training(setting, method, parameters) for setting in settings(parameters) for method in chosen]
+    return {(one.setting, one.method): one.record() for one in asked if one.is_told_apart}
 
 
-def percent(record: Record, shots: int) -> tuple[float, float]:
-    """Return mean IoU over test tasks and its 95 % half width, in percent."""
-    found = record.scores[f"{shots}-shot"]
-    return 100 * found["mean"], 100 * (np.nan if found["ci95"] is None else found["ci95"])
+def ready(unit: Unit, training: Training) -> Record:
+    """Return the record of an initialization, small, which `mlkit.segment` starts from."""
+    settings = described(training.routine, training.setting.size) | {"of": [training.record().key]}
+    return unit.record(NAME, settings, lambda work: packed(training.routine, training.weights()))

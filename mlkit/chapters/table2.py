@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from IPython.display import Markdown
 
 from mlkit.chapters.claims import Claim, Found
 from mlkit.chapters.methods import Setting
 from mlkit.chapters.pairs import Gain
-from mlkit.chapters.segmentation import percent
+from mlkit.chapters.segmentation import DROPOUT, POINTS, Records
 from mlkit.evaluation import over_seeds, over_tasks
 from mlkit.papers import row
 from mlkit.status import printed
 from mlkit.stored import Record
 
-Records = Mapping[tuple[Setting, str], Record]
 TABLE = {1: "000/T2a", 5: "000/T2b"}
 STAR, REPTILE, JOINT, ENCODER = "FOMAML*", "Reptile", "joint-trained", "transfer (encoder alone)"
 DISJOINT, BARE, TEN, SCRATCH = "FOMAML (disjoint)", "FOMAML* (no regularization)", "Reptile (10 shots)", "from scratch"
@@ -71,7 +71,6 @@ SETTINGS = {  # row of table 3 and of the text: name of a parameter
     "000/T3/Inner-batch-size": "batch_size",
     "000/T3/Inner-steps": "inner_steps",
     "000/T3/Inner-learning-rate": "inner_lr",
-    "000/T3/Final-layer-dropout-rate": "dropout",
     "000/T3/Augmentation-rate": "augmentation",
     "000/text/loss/L2-coefficient-lambda": "l2",
 }
@@ -152,13 +151,17 @@ def _gains(records: Records, setting: Setting) -> Iterator[dict[str, Any]]:
 def _settings(records: Records, setting: Setting, parameters: Any) -> Iterator[dict[str, Any]]:
     if (setting, STAR) not in records:
         return
-    data, values = _data(records[setting, STAR]), {key: getattr(parameters, name) for key, name in SETTINGS.items()}
-    values["000/T3/Meta-steps"] = setting.iterations
+    data, values = _data(records[setting, STAR]), _values(setting, parameters)
     if parameters.optimizer == "sgd":
         values |= {key: share * parameters.meta_lr for key, share in SGD.items()}
     values["000/text/evaluation-size/task-splits-per-method"] = setting.test_tasks
     for key, value in values.items():
         yield {"id": key, "value": value, **data}
+
+
+def _values(setting: Setting, parameters: Any) -> dict[str, Any]:
+    values = {key: getattr(parameters, name) for key, name in SETTINGS.items()}
+    return values | {"000/T3/Meta-steps": setting.iterations, "000/T3/Final-layer-dropout-rate": DROPOUT}
 
 
 def _data(record: Record) -> dict[str, Any]:
@@ -172,7 +175,7 @@ def table(records: Records, setting: Setting) -> Markdown:
     columns = [f"{source}, {k}-shot" for k in shots for source in ("ours", "the paper")]
     lines = ["| initialization | mini-batches | " + " | ".join(columns) + " |", "|---|" + "---:|" * (1 + len(columns))]
     for method, record in mine.items():
-        cells = [method.replace("*", "\\*"), f"{record.scores['mini_batches']:,}"]
+        cells = [escaped(method), f"{record.scores['mini_batches']:,}"]
         for k in shots:
             found = identity(method, k)
             cells += ["{:.1f} ± {:.1f}".format(*percent(record, k)), printed(row(found)) if found else "–"]
@@ -182,9 +185,7 @@ def table(records: Records, setting: Setting) -> Markdown:
 
 def hyperparameters(parameters: Any, setting: Setting) -> Markdown:
     """Show table 3: the paper's settings beside ours."""
-    values = {key: getattr(parameters, name) for key, name in SETTINGS.items()}
-    values |= {key: share * parameters.meta_lr for key, share in SGD.items()}
-    values["000/T3/Meta-steps"] = setting.iterations
+    values = _values(setting, parameters) | {key: share * parameters.meta_lr for key, share in SGD.items()}
     lines = ["| setting | the paper | ours |", "|---|---:|---:|"]
     for key, value in sorted(values.items()):
         ours = f"{value:,}" if isinstance(value, int) else f"{value:g}"
@@ -192,3 +193,46 @@ def hyperparameters(parameters: Any, setting: Setting) -> Markdown:
             ours += f" ({parameters.optimizer})"
         lines.append(f"| {row(key).metric} | {row(key).printed} | {ours} |")
     return Markdown("\n".join(lines))
+
+
+def curves(records: Records, setting: Setting, name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return a quantity of the history in percent, method -> (seeds, points), and the share of the training (points,).
+
+    Trainings differ in their number of outer steps; points are read off at equal shares.
+    """
+    share, found = np.linspace(0, 1, POINTS + 1), {}
+    for (where, method), record in records.items():
+        iterations = record.arrays["history_iteration"]
+        if where == setting and iterations[-1] > 0:
+            at, runs = iterations / iterations[-1], record.arrays[f"history_{name}"].T
+            found[method] = 100 * np.stack([np.interp(share, at, run) for run in runs])
+    return found, 100 * share
+
+
+def percent(record: Record, shots: int) -> tuple[float, float]:
+    """Return mean IoU over test tasks and its 95 % half width, in percent."""
+    found = record.scores[f"{shots}-shot"]
+    return 100 * found["mean"], 100 * (np.nan if found["ci95"] is None else found["ci95"])
+
+
+def cost(records: Records) -> Markdown:
+    """Say what trainings took: minutes, hardware, and mini-batches a second, by which longer ones can be reckoned."""
+    lines = [
+        "| setting | initialization | mini-batches | minutes | mini-batches a second |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for (setting, method), record in records.items():
+        count, seconds = record.scores["mini_batches"], record.scores["train_seconds"]
+        if count:
+            told = f"{count:,} | {seconds / 60:.1f} | {count / seconds:.1f}"
+            lines.append(f"| {setting} | {escaped(method)} | {told} |")
+    shown = list(records.values())
+    total = sum(record.evidence["seconds"] for record in shown) / 60
+    where = sorted({r.evidence["hardware"]["gpu"] or f"{r.evidence['hardware']['cores']} CPU cores" for r in shown})
+    words = f"In all {total:.1f} minutes on {' and '.join(where)}, watching and testing included."
+    return Markdown("\n".join([*lines, "", words]))
+
+
+def escaped(method: str) -> str:
+    """Return a method's name as Markdown shows it."""
+    return method.replace("*", "\\*")

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from mlkit.chapters.claims import Claim, Found
-from mlkit.chapters.methods import Setting
-from mlkit.chapters.segmentation import Training, percent
-from mlkit.chapters.table2 import JOINT, STAR
+from mlkit.chapters.segmentation import Records, Training
+from mlkit.chapters.table2 import JOINT, STAR, percent
 from mlkit.evaluation import Summary, over_tasks
 from mlkit.figures import Series
 from mlkit.landscape.displacement import MEASURES, WHOLE, displacement
@@ -27,7 +26,6 @@ TITLES = {  # measure: what an axis calls it
 HEAD = "head"
 LAST = 2  # blocks that count as the final layers: the last decoder and the head
 RATIO = "000/text/App.-G-5-gradient-steps/error-rate-ratio"
-Records = Mapping[tuple[Setting, str], Record]
 
 
 def moves(unit: Unit, training: Training) -> Record:
@@ -70,7 +68,7 @@ def whole(record: Record, *, head: bool = True) -> np.ndarray:
 def by_block(record: Record, measure: str) -> Series:
     """Return the mean over tasks of each block, with its 95 % interval."""
     rows = [record.scores["blocks"].index(name) for name in blocks(record)]
-    found = [_mean(record.arrays[measure][row]) for row in rows]
+    found = [mean(record.arrays[measure][row]) for row in rows]
     value, reach = (np.array([getattr(one, name) for one in found]) for name in ("value", "ci95"))
     return Series(value, value - reach, value + reach)
 
@@ -81,6 +79,12 @@ def panels(records: Mapping[str, Record]) -> dict[str, dict[str, Series]]:
         title: {method: by_block(record, measure) for method, record in records.items()}
         for measure, title in TITLES.items()
     }
+
+
+def ratios(records: Mapping[str, Record], measure: str = "distance") -> dict[str, float]:
+    """Return, block by block, how many times as far joint-trained weights move as meta-learned ones."""
+    joint, star = (by_block(records[method], measure).value for method in (JOINT, STAR))
+    return dict(zip(blocks(records[STAR]), (joint / np.maximum(star, 1e-30)).tolist(), strict=True))
 
 
 def claims(moved: Records, trained: Records) -> Iterator[Claim]:
@@ -95,13 +99,13 @@ def claims(moved: Records, trained: Records) -> Iterator[Claim]:
 def _findings(pair: Mapping[str, Record]) -> Iterator[tuple[str, str, Found]]:
     """Yield figure, claim and finding."""
     star, joint = (whole(pair[method]) for method in (STAR, JOINT))
-    difference, ratio = _mean(joint - star), float(np.nanmean(joint) / np.nanmean(star))
+    difference, ratio = mean(joint - star), float(np.nanmean(joint) / np.nanmean(star))
     bare = np.nanmean(whole(pair[JOINT], head=False)) / np.nanmean(whole(pair[STAR], head=False))
     note = (
         f"{np.nanmean(joint):.3g} against {np.nanmean(star):.3g}, {ratio:.2f} times as far; {bare:.2f} without the head"
     )
     yield "F6-left", "joint-trained weights move further", Found(difference.value > difference.ci95, ratio, note)
-    share = _mean(np.where(np.isfinite(joint - star), joint > star, np.nan))
+    share = mean(np.where(np.isfinite(joint - star), joint > star, np.nan))
     note = f"in {share.value:.1%} of the tasks"
     yield "F6-right", "they do so in nearly all tasks", Found(share.value - share.ci95 > 0.9, share.value, note)
     for figure, measure in (("F7-left", "distance"), ("F7-middle", "unit_distance"), ("F7-right", "mean_absolute")):
@@ -113,11 +117,9 @@ def _findings(pair: Mapping[str, Record]) -> Iterator[tuple[str, str, Found]]:
 def _everywhere(pair: Mapping[str, Record], measure: str) -> Found:
     names, index = blocks(pair[STAR]), pair[STAR].scores["blocks"].index
     star, joint = (pair[method].arrays[measure].astype(float) for method in (STAR, JOINT))
-    surely = [found.value > found.ci95 for found in (_mean(joint[index(n)] - star[index(n)]) for n in names)]
-    ratios = np.nanmean(joint, 1) / np.maximum(np.nanmean(star, 1), 1e-30)
-    most = max(names, key=lambda name: ratios[index(name)])
-    note = f"surely in {sum(surely)} of {len(names)}; at most {ratios[index(most)]:.1f} times as far, in {most}"
-    return Found(all(surely), float(ratios[index(most)]), note)
+    surely = [found.value > found.ci95 for found in (mean(joint[index(n)] - star[index(n)]) for n in names)]
+    most, times = max(ratios(pair, measure).items(), key=lambda item: item[1])
+    return Found(all(surely), times, f"surely in {sum(surely)} of {len(names)}; at most {times:.1f} times, in {most}")
 
 
 def _largest(pair: Mapping[str, Record], measure: str, *, last: bool) -> Found:
@@ -162,6 +164,6 @@ def _data(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"stand_in": data["stand_in"], "data": data["data"]}
 
 
-def _mean(values: np.ndarray) -> Summary:
-    """Average what is finite over tasks."""
+def mean(values: np.ndarray) -> Summary:
+    """Average what is finite over tasks (tasks,), with the 95 % interval."""
     return over_tasks(torch.from_numpy(values[np.isfinite(values)].astype(float))[None])

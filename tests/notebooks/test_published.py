@@ -17,7 +17,7 @@ PUBLISHED = yaml.safe_load((ROOT / "book" / "published.yaml").read_text())
 
 
 UNPUBLISHED = {  # their notebooks run, their records are still to be computed
-    "efficientlab",
+    *("efficientlab", "segmentation", "weight_updates"),
     *("flatness", "trajectories", "gradient_coherence", "representations", "regularized_maml", "landscape_metrics")
 }
 
