@@ -15,6 +15,7 @@ from mlkit.project import root as project_root
 
 VERDICTS = ("reproduced", "same direction", "not reached", "other data")
 LOWER = ("mse", "error", "time", "loss")  # metrics that are better when lower
+GAINS = ("gain", "reduction", "ratio")  # how much one method is ahead of another: better when higher, whatever of
 EXACT = ("hyperparameter", "count", "epochs", "class_name", "range", "list")  # units of what a paper states, not scores
 
 
@@ -70,7 +71,15 @@ class Row:
         """Which way is better: `higher`, `lower`, or `equal` for what is not a score."""
         if self.unit in EXACT:
             return "equal"
-        return "lower" if any(word in self.metric.lower() for word in LOWER) else "higher"
+        return "lower" if self._is_any(LOWER) and not self.is_gain else "higher"
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether it is the lead of one method over another, which may turn out negative."""
+        return self._is_any(GAINS)
+
+    def _is_any(self, words: tuple[str, ...]) -> bool:
+        return any(word in self.metric.lower() for word in words)
 
 
 def rows(root: Path | None = None) -> dict[str, Row]:
@@ -255,5 +264,6 @@ def _decided(paper: Row, given: Mapping[str, Any], stand_in: bool) -> str:
 
 def _check_unit(paper: Row, value: Any) -> None:
     limit = {"fraction": 1.0, "percent": 100.0}.get(paper.unit)
-    if limit and isinstance(value, (int, float)) and not 0 <= value <= limit:
-        raise AnswerError(f"{paper.id}: expected a {paper.unit} in [0, {limit:g}], got {value}; convert it")
+    least = -math.inf if paper.is_gain else 0
+    if limit and isinstance(value, (int, float)) and not least <= value <= limit:
+        raise AnswerError(f"{paper.id}: expected a {paper.unit} in [{least:g}, {limit:g}], got {value}; convert it")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mlkit.chapters import pairs
+from mlkit.papers import judged
 from tests.chapters.made_up import setting, training
 
 RNG = np.random.default_rng(0)
@@ -57,8 +58,11 @@ def test_only_the_papers_setting_answers_its_numbers(tmp_path):
     assert (pairs.printed(own, "MAML"), pairs.printed(other, "MAML")) == (94.05, None)
 
 
-def test_a_loss_is_told_though_a_reduction_cannot_be_negative(tmp_path):
+def test_a_loss_is_told_as_a_loss(tmp_path):
     here = setting("omniglot", ways=20)
     after, before = pair(tmp_path, 0.02, data="omniglot")
     *_, reduction, _ = pairs.numbers({(here, "MAML"): before, (here, "regularized MAML"): after}, 0.5)
-    assert reduction["value"] == 0.0 and reduction["note"].startswith("-") and not reduction["same_direction"]
+    error = 100 * (1 - before.scores["mean"])
+    assert reduction["value"] == pytest.approx(-100 * 2 / error) and not reduction["same_direction"]
+    answer = judged(reduction, data={"data": "omniglot"})
+    assert (answer["verdict"], answer["value"]) == ("not reached", reduction["value"])
