@@ -1,4 +1,4 @@
-"""`shapes`: 1,000 made-up kinds of objects, 10 pictures with masks each. No download, painted at any size when asked.
+"""`shapes`: 1,000 made-up kinds of objects, 10 pictures with masks each, or more. No download, painted when asked for.
 
 A class is a family of outlines with a texture, two colors and statistics of size and pose. A picture shows one object
 of its class among two to four others, each of a kind made for it alone; some are decoys that have the outline, the
@@ -103,23 +103,40 @@ def _varied(generator: torch.Generator, kinds: Parameters) -> Parameters:
 
 @cache
 def _scenes() -> Parameters:
-    """Draw what every picture shows: tensors (classes, pictures, ...); object 0 is the target."""
+    """Draw what the first ten pictures of every class show: tensors (classes, pictures, ...)."""
     generator = seeded("shapes", PAINTER)
-    target = {name: k[:, None, None].expand(-1, PICTURES, 1, -1) for name, k in _kinds(generator, CLASSES).items()}
-    others = _kinds(generator, CLASSES, PICTURES, OTHERS)
-    decoy = torch.rand(CLASSES, PICTURES, OTHERS, generator=generator) < DECOY
+    return _around(_kinds(generator, CLASSES), generator)
+
+
+@cache
+def _targets() -> Parameters:
+    return _kinds(seeded("shapes", PAINTER), CLASSES)
+
+
+def _more(number: int, block: int) -> Parameters:
+    """Draw what ten further pictures of one class show, tensors (pictures, ...); block 1 follows the first ten."""
+    kind = {name: tensor[number : number + 1] for name, tensor in _targets().items()}
+    return {name: tensor[0] for name, tensor in _around(kind, seeded("shapes", PAINTER, number, block)).items()}
+
+
+def _around(kinds: Parameters, generator: torch.Generator) -> Parameters:
+    """Draw ten scenes for each kind of target: tensors (classes, pictures, ...); object 0 is the target."""
+    classes = len(kinds["pose"])
+    target = {name: k[:, None, None].expand(-1, PICTURES, 1, -1) for name, k in kinds.items()}
+    others = _kinds(generator, classes, PICTURES, OTHERS)
+    decoy = torch.rand(classes, PICTURES, OTHERS, generator=generator) < DECOY
     borrowed = torch.randint(3, decoy.shape, generator=generator).masked_fill_(~decoy, -1)
     for i, name in enumerate(("outline", "texture", "colors")):
         others[name] = torch.where((borrowed == i)[..., None], target[name], others[name])
-    kinds = {name: torch.cat([target[name], others[name]], 2) for name in target}
-    count = torch.randint(2, OTHERS + 1, (CLASSES, PICTURES, 1), generator=generator)
-    ground = _colors(generator, CLASSES, PICTURES)
+    together = {name: torch.cat([target[name], others[name]], 2) for name in target}
+    count = torch.randint(2, OTHERS + 1, (classes, PICTURES, 1), generator=generator)
+    ground = _colors(generator, classes, PICTURES)
     ground[..., 3:] = torch.lerp(ground[..., :3], ground[..., 3:], 0.4)  # quieter than what lies on it
-    return _varied(generator, kinds) | {
+    return _varied(generator, together) | {
         "exists": torch.arange(1 + OTHERS) <= count,
-        "depth": torch.rand(CLASSES, PICTURES, 1 + OTHERS, generator=generator),
-        "ground": torch.cat([_textures(generator, CLASSES, PICTURES), ground], -1),
-        "light": _uniform(generator, CLASSES, PICTURES, 7, low=-1, high=1),
+        "depth": torch.rand(classes, PICTURES, 1 + OTHERS, generator=generator),
+        "ground": torch.cat([_textures(generator, classes, PICTURES), ground], -1),
+        "light": _uniform(generator, classes, PICTURES, 7, low=-1, high=1),
     }
 
 
@@ -174,11 +191,12 @@ def _bytes(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Shapes:
-    """Pictures and masks of some classes of `shapes`, each class painted when it is first asked for."""
+    """Pictures and masks of some classes of `shapes`, ten painted when one of them is first asked for."""
 
     split: str
     size: int
     classes: tuple[int, ...] = field(repr=False)
+    pictures: int = PICTURES  # of each class, a multiple of ten
     painted: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     device: torch.device | str = "cpu"
     name: str = "shapes"
@@ -192,16 +210,17 @@ class Shapes:
     @property
     def offsets(self) -> Tensor:
         """Pairs of class k are offsets[k]:offsets[k+1]; (classes + 1,), int64."""
-        return PICTURES * torch.arange(len(self.classes) + 1)
+        return self.pictures * torch.arange(len(self.classes) + 1)
 
     @cached_property
     def content_hash(self) -> str:
         """Sixteen hex digits over what decides every pixel: the painter, the size and the classes."""
-        return content_hash({"painter": PAINTER, "size": self.size}, {"classes": torch.tensor(self.classes)})
+        more = {"pictures": self.pictures} if self.pictures != PICTURES else {}
+        return content_hash({"painter": PAINTER, "size": self.size, **more}, {"classes": torch.tensor(self.classes)})
 
     def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return pictures (..., 3, size, size) and masks (..., size, size), uint8, of the pairs `index` (...)."""
-        rows = [self._class(k // PICTURES) for k in index.flatten().tolist()]
+        rows = [self._ten(k // PICTURES) for k in index.flatten().tolist()]
         within = (index.flatten() % PICTURES).tolist()
         found = [torch.stack([row[part][i] for row, i in zip(rows, within, strict=True)]) for part in (0, 1)]
         return tuple(part.unflatten(0, index.shape) for part in found)
@@ -209,30 +228,52 @@ class Shapes:
     def labeled(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return pictures as `pairs` does, and the label of every pixel (..., size, size), int64: c + 1 for class c."""
         pictures, masks = self.pairs(index)
-        labels = 1 + (index // PICTURES).to(masks.device)
+        labels = 1 + (index // self.pictures).to(masks.device)
         return pictures, (masks > 127) * labels[..., None, None]
 
-    def _class(self, k: int) -> tuple[Tensor, Tensor]:
-        if k not in self.painted:
+    def _ten(self, which: int) -> tuple[Tensor, Tensor]:
+        """Return pictures and masks 10 `which` to 10 `which` + 9."""
+        if which not in self.painted:
+            k, block = divmod(which, self.pictures // PICTURES)
             number = self.classes[k]
-            scenes = {name: tensor[number] for name, tensor in _scenes().items()}
-            pictures, masks = paint(scenes, self.size, seeded("shapes", "noise", self.size, number))
-            self.painted[k] = pictures.to(self.device), masks.to(self.device)
-        return self.painted[k]
+            scenes = _more(number, block) if block else {name: tensor[number] for name, tensor in _scenes().items()}
+            words = (number, block) if block else (number,)
+            pictures, masks = paint(scenes, self.size, seeded("shapes", "noise", self.size, *words))
+            self.painted[which] = pictures.to(self.device), masks.to(self.device)
+        return self.painted[which]
 
     def to(self, device: torch.device | str) -> Shapes:
         """Keep what is painted on `device`."""
-        return shapes(self.split, size=self.size, device=str(device))
+        return _shared(self.split, self.size, self.classes, self.pictures, str(device))
 
 
-@cache
-def shapes(split: str = "train", *, size: int = 64, device: str = "cpu") -> Shapes:
+def shapes(
+    split: str = "train", *, size: int = 64, classes: int | None = None, pictures: int = PICTURES, device: str = "cpu"
+) -> Shapes:
     """Return pictures of one split, 560 train, 200 val or 240 test classes, or "train+val"; painted once a process.
 
+    Args:
+        split: its name.
+        size: side of the pictures, in pixels.
+        classes: the first so many classes of it; None for all.
+        pictures: of each class, a multiple of ten; the first ten are always the same.
+        device: where they are kept.
+
     Raises:
-        ValueError: The split is not known, or the size is below 16.
+        ValueError: The split is not known, or a number is out of its range.
     """
     parts = {**SPLITS, "train+val": range(760)}
     if split not in parts or size < 16:
         raise ValueError(f"expected a split of {', '.join(parts)} and size >= 16; got {split!r}, size {size}")
-    return Shapes(split, size, tuple(parts[split]), device=device)
+    most, wanted = len(parts[split]), classes if classes is not None else len(parts[split])
+    if not 1 <= wanted <= most or pictures < PICTURES or pictures % PICTURES:
+        raise ValueError(
+            f"expected 1 to {most} classes of split {split!r} and a multiple of {PICTURES} pictures each, got {wanted} "
+            f"and {pictures}"
+        )
+    return _shared(split, size, tuple(parts[split][:wanted]), pictures, device)
+
+
+@cache
+def _shared(split: str, size: int, classes: tuple[int, ...], pictures: int, device: str) -> Shapes:
+    return Shapes(split, size, classes, pictures, device=device)
