@@ -14,33 +14,50 @@
   }
 
   // Plotly draws menus and sliders into the picture, where no key reaches them: a page has the browser's own instead.
-  function control(element, words, kind, choices, chosen) {
+  function control(words, kind, names, chosen, choose) {
     const label = document.createElement("label");
     const input = document.createElement(kind);
     const said = document.createElement("span"); // not <output>: a label would name that instead of the input
-    const choose = () => {
-      const { label: name, method, args } = choices[input.value];
-      said.textContent = input.ariaValueText = name;
-      window.Plotly[method](element, ...structuredClone(args));
-    };
+    const say = () => { said.textContent = input.ariaValueText = names[input.value]; };
     if (kind === "select") {
-      choices.forEach((choice, i) => input.add(new Option(choice.label, i)));
+      names.forEach((name, i) => input.add(new Option(name, i)));
       label.append(`${words}: `, input);
     } else {
-      Object.assign(input, { type: "range", min: 0, max: choices.length - 1 });
+      Object.assign(input, { type: "range", min: 0, max: names.length - 1 });
       label.append(words, said, input);
     }
     input.value = chosen ?? 0;
-    said.textContent = input.ariaValueText = choices[input.value].label;
-    input.addEventListener("input", choose);
+    say();
+    input.addEventListener("input", () => { say(); choose(Number(input.value)); });
     return label;
+  }
+
+  const apply = (element, { method, args }) => window.Plotly[method](element, ...structuredClone(args));
+
+  // A menu called "initialization, shots", with choices such as "FOMAML*, 5-shot", becomes a chooser for each part.
+  function choosers(element, menu) {
+    const words = menu.name.split(", ");
+    const parts = menu.buttons.map(({ label }) => (words.length > 1 ? label.split(", ") : [label]));
+    const offered = words.map((_, i) => [...new Set(parts.map((part) => part[i]))]);
+    let chosen = menu.active ?? 0;
+    const labels = words.map((word, i) =>
+      control(word, "select", offered[i], offered[i].indexOf(parts[chosen][i]), (which) => {
+        const fits = (part) => part[i] === offered[i][which];
+        const stays = (part) => part.every((name, k) => k === i || name === parts[chosen][k]);
+        const whole = parts.findIndex((part) => fits(part) && stays(part));
+        chosen = whole < 0 ? parts.findIndex(fits) : whole; // not every pair need be there
+        labels.forEach((label, k) => { label.control.value = offered[k].indexOf(parts[chosen][k]); });
+        apply(element, menu.buttons[chosen]);
+      }));
+    return labels;
   }
 
   function addControls(element, layout) {
     const found = [
-      ...(layout.updatemenus ?? []).map((menu) => control(element, menu.name, "select", menu.buttons, menu.active)),
-      ...(layout.sliders ?? []).map((slider) =>
-        control(element, slider.currentvalue.prefix, "input", slider.steps, slider.active)),
+      ...(layout.updatemenus ?? []).flatMap((menu) => choosers(element, menu)),
+      ...(layout.sliders ?? []).map(({ currentvalue, steps, active }) =>
+        control(currentvalue.prefix, "input", steps.map(({ label }) => label), active,
+          (which) => apply(element, steps[which]))),
     ];
     if (!found.length) return;
     for (const name of ["updatemenus", "sliders", "margin"]) delete layout[name];
@@ -84,7 +101,7 @@
   async function start() {
     const elements = [...document.querySelectorAll("figure.mlkit .chart")];
     if (elements.length) {
-      await load("plotly.min.js");
+      if (!window.Plotly) await load("plotly.min.js"); // a page that stands alone has it already
       await Promise.all(elements.map(draw));
       new MutationObserver(retheme).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     }

@@ -6,8 +6,11 @@ from mlkit.figures.explorer import History, explorer
 from mlkit.figures.gallery import legend, task_gallery
 from mlkit.figures.masks import Segmented, Tile, mask_chooser, mask_gallery, overlaid
 from mlkit.figures.page import as_html, show
+from mlkit.figures.questions import Question, as_question, ask
 from mlkit.figures.relations import Cloud, correlation, pair_map
 from mlkit.figures.scores import Bar, Cost, cost_curves, score_bars, score_distribution
+from mlkit.figures.searches import Point, Search, search_curves, search_map
+from mlkit.figures.standalone import export
 from mlkit.figures.surfaces import loss_surface, spectral_density
 
 __all__ = [
@@ -15,14 +18,20 @@ __all__ = [
     "Cloud",
     "Cost",
     "History",
+    "Point",
+    "Question",
+    "Search",
     "Segmented",
     "Series",
     "Tile",
     "as_html",
+    "as_question",
+    "ask",
     "block_bars",
     "correlation",
     "cost_curves",
     "explorer",
+    "export",
     "learning_curves",
     "legend",
     "loss_surface",
@@ -32,6 +41,8 @@ __all__ = [
     "pair_map",
     "score_bars",
     "score_distribution",
+    "search_curves",
+    "search_map",
     "show",
     "sine_adaptation",
     "spectral_density",

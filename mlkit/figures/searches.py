@@ -18,13 +18,27 @@ TRACES = 5  # band, mean, trials, best, improvement: of each search, in this ord
 
 
 @dataclass(frozen=True)
+class Point:
+    """One setting that a reader asked for.
+
+    value: where on the axis; score: NaN where it diverged; steps: number of inner steps that goes with it; curve
+    (max_steps + 1,): scores after every step.
+    """
+
+    value: float
+    score: float
+    steps: int
+    curve: Array
+
+
+@dataclass(frozen=True)
 class Search:
     """One search along one hyperparameter, as figures need it; axis 0 of trials' arrays counts trials, in order.
 
     label: initialization and shots, begins with a method's name; values, scores, steps (trials,): what was tried, NaN
     where it diverged; curves (trials, max_steps + 1): scores after every step; grid (points,), mean, deviation,
     improvement (trials, points): what was believed after each trial, NaN before there was a belief; training: value and
-    score of meta-training's own.
+    score of meta-training's own; along: which hyperparameter; points: what a reader tried besides.
     """
 
     label: str
@@ -38,6 +52,8 @@ class Search:
     improvement: Array
     training: tuple[float, float]
     higher_is_better: bool = True
+    along: str = "inner_lr"
+    points: Sequence[Point] = ()
 
     def best(self, trials: int) -> int | None:
         """Return which of the first `trials` is best; None where all of them diverged."""
@@ -47,14 +63,23 @@ class Search:
         return int(np.nanargmax(scores) if self.higher_is_better else np.nanargmin(scores))
 
 
-def search_curves(searches: Sequence[Search], *, x_title: str, y_title: str) -> go.Figure:
+def search_curves(
+    searches: Sequence[Search], *, x_title: str, y_title: str, words: str = "initialization"
+) -> go.Figure:
     """Draw what a search believed after each trial: a slider over trials, a chooser of the search.
 
     Above: mean of the Gaussian process with its 95 % band, the trials so far colored by their number of steps, the best
-    one marked, meta-training's own value marked. Below: the expected improvement.
+    one marked, meta-training's own value marked, and what a reader tried. Below: the expected improvement.
+
+    Args:
+        searches: the first is shown at first.
+        x_title: title of the searched value, with its unit.
+        y_title: title of the score, with its unit.
+        words: what the chooser is called. With "initialization, shots" and labels such as "FOMAML*, 5-shot" the pages
+            and widgets of the book offer one chooser a part.
 
     Raises:
-        ValueError: there is no search, or two have another number of trials.
+        ValueError: there is no search, two have another number of trials, or a label has other parts than `words`.
     """
     counts = {len(search.scores) for search in searches}
     if len(counts) != 1:
@@ -72,29 +97,36 @@ def search_curves(searches: Sequence[Search], *, x_title: str, y_title: str) -> 
             x=[value], y=[score], mode="markers", name="in meta-training", visible=number == 0,
             marker={"symbol": "x", "size": 11, "color": NEUTRAL}, row=1, col=1,
         )  # fmt: skip
+    asked = [number for number, search in enumerate(searches) if search.points]
+    for number in asked:
+        figure.add_trace(_points(searches[number]).update(visible=number == 0), row=1, col=1)
     figure.update_xaxes(type="log").update_xaxes(title=x_title, row=2)
     figure.update_yaxes(title=y_title, row=1, range=_span(searches)).update_yaxes(title="expected gain", row=2)
-    owners = [*np.repeat(np.arange(len(searches)), TRACES).tolist(), *range(len(searches))]
-    menus, sliders = _choosers(searches, owners), [_over_trials(searches, count)]
+    owners = [*np.repeat(np.arange(len(searches)), TRACES).tolist(), *range(len(searches)), *asked]
+    menus, sliders = _choosers(searches, owners, words), [_over_trials(searches, count)]
     return figure.update_layout(sliders=sliders, updatemenus=menus, margin={"t": 110, "b": 120})
 
 
-def search_map(searches: Sequence[Search], *, x_title: str, y_title: str) -> go.Figure:
+def search_map(searches: Sequence[Search], *, x_title: str, y_title: str, words: str = "initialization") -> go.Figure:
     """Draw the mean score over the searched value and the number of steps; below, the curve of a chosen number.
 
+    Its arguments are those of `search_curves`.
+
     Raises:
-        ValueError: there is no search, or two have another number of steps.
+        ValueError: there is no search, two have another number of steps, or a label has other parts than `words`.
     """
     lengths = {np.shape(search.curves)[1] for search in searches}
     if len(lengths) != 1:
         raise ValueError(f"expected searches with one largest number of steps, got {sorted(lengths)}")
     (length,) = lengths
+    low, high = _span(searches, curves=True)
     figure = styled(make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4]), height=680)
     for number, search in enumerate(searches):
         values, table = _sorted(search)
         figure.add_heatmap(
             x=values, y=np.arange(1, length), z=table[:, 1:].T, colorscale=SCALE, visible=number == 0,
-            colorbar=color_bar(y_title), hovertemplate=f"{x_title} %{{x:.3g}}, %{{y}} steps: %{{z:.3g}}<extra></extra>",
+            zmin=low, zmax=high, colorbar=color_bar(y_title),
+            hovertemplate=f"{x_title} %{{x:.3g}}, %{{y}} steps: %{{z:.3g}}<extra></extra>",
             row=1, col=1,
         )  # fmt: skip
         style = look(search.label)
@@ -103,11 +135,18 @@ def search_map(searches: Sequence[Search], *, x_title: str, y_title: str) -> go.
             line={"color": style.color, "dash": style.dash}, marker={"symbol": style.symbol}, row=2, col=1,
         )  # fmt: skip
     figure.update_xaxes(type="log").update_xaxes(title=x_title, row=2)
-    figure.update_yaxes(title="inner steps", row=1).update_yaxes(
-        title=y_title, row=2, range=_span(searches, curves=True)
-    )
-    menus = _choosers(searches, np.repeat(np.arange(len(searches)), 2).tolist())
+    figure.update_yaxes(title="inner steps", row=1).update_yaxes(title=y_title, row=2, range=[low, high])
+    menus = _choosers(searches, np.repeat(np.arange(len(searches)), 2).tolist(), words)
     return figure.update_layout(sliders=[_over_steps(searches, length)], updatemenus=menus, margin={"t": 110, "b": 190})
+
+
+def _points(search: Search) -> go.Scatter:
+    """Return the trace of what a reader tried."""
+    return go.Scatter(
+        x=_numbers([point.value for point in search.points]), y=_numbers([point.score for point in search.points]),
+        text=[f"{point.steps} steps" for point in search.points], mode="markers", name="evaluated here",
+        marker={"symbol": "diamond-open", "size": 14, "color": look(search.label).color, "line": {"width": 2.5}},
+    )  # fmt: skip
 
 
 def _traces(search: Search, trials: int) -> list[Any]:
@@ -182,31 +221,46 @@ def _over_steps(searches: Sequence[Search], length: int) -> dict[str, Any]:
     return {"steps": steps, "active": 0, "currentvalue": current, "pad": {"t": 46}}
 
 
-def _choosers(searches: Sequence[Search], owners: Sequence[int]) -> list[dict[str, Any]]:
+def _choosers(searches: Sequence[Search], owners: Sequence[int], words: str) -> list[dict[str, Any]]:
     """Return the chooser of the search, which hides the traces of the others: `owners` names the search of each trace.
 
     There is none for a single search.
     """
+    if wrong := [each.label for each in searches if words.count(", ") not in (0, each.label.count(", "))]:
+        raise ValueError(f"expected a label with a part for each of {words!r}, got {wrong[0]!r}; join parts by ', '")
     buttons = [
         {"label": search.label, "method": "restyle", "args": [{"visible": [owner == number for owner in owners]}]}
         for number, search in enumerate(searches)
     ]
-    menu = {"name": "initialization", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.2, "showactive": True}
+    menu = {"name": words, "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.2, "showactive": True}
     return [menu] if len(searches) > 1 else []
 
 
 def _sorted(search: Search) -> tuple[list[float | None], np.ndarray]:
-    """Return the tried values in ascending order, and their curves (trials, steps + 1)."""
-    order = np.argsort(np.asarray(search.values, dtype=float))
-    return _numbers(np.asarray(search.values, dtype=float)[order]), np.asarray(search.curves, dtype=float)[order]
+    """Return the tried values in ascending order, and their curves (trials and points, steps + 1)."""
+    values = np.array([*search.values, *(point.value for point in search.points)], dtype=float)
+    order, curves = np.argsort(values), np.asarray(search.curves, dtype=float)
+    asked = np.full((len(search.points), curves.shape[1]), np.nan)
+    for row, point in zip(asked, search.points, strict=True):
+        row[: len(point.curve)] = point.curve[: len(row)]
+    return _numbers(values[order]), np.concatenate([curves, asked])[order]
 
 
 def _span(searches: Sequence[Search], *, curves: bool = False) -> list[float]:
-    """Return limits that hold every score at every position of the slider, so that nothing jumps."""
+    """Return limits that hold every score at every position of the slider, so that nothing jumps.
+
+    An error may explode: the limits go no further beyond not adapting than they go below it.
+    """
     parts = [np.ravel(np.asarray(s.curves if curves else s.scores, dtype=float)) for s in searches]
-    parts += [np.array([search.training[1]]) for search in searches]
+    parts += [np.array([search.training[1], *(point.score for point in search.points)]) for search in searches]
     values = np.concatenate(parts)
-    low, high = np.nanmin(values), np.nanmax(values)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return [0.0, 1.0]
+    low, high = values.min(), values.max()
+    if not searches[0].higher_is_better:
+        unadapted = max(np.max(np.asarray(search.curves)[:, 0]) for search in searches)
+        high = min(high, max(2 * unadapted - low, low))
     margin = 0.08 * (high - low or 1.0)
     return [float(low - margin), float(high + margin)]
 
