@@ -181,18 +181,21 @@ def _in_rounds(parts: list[Rounds], run_of_task: Sequence[Tensor], workers: int)
 def _in_order(
     learner: Learner | None, work: Callable[[Any, Job], Done], jobs: Sequence[Job], workers: int
 ) -> Iterator[Done]:
-    """Yield what each job gives, in order whichever thread was first."""
+    """Yield what each job gives, in order whichever thread was first; one job left over has all cores to itself."""
+    left_over = 1 if len(jobs) % workers == 1 and torch.get_num_threads() > 1 else 0
+    dealt = jobs[: len(jobs) - left_over]
     if workers == 1 or len(jobs) == 1:
         yield from (work(learner, job) for job in jobs)
         return
 
     def one_worker(worker: int) -> list[Done]:
         own = copy.deepcopy(learner)  # functional_call lends its weights to the module while it runs
-        return [work(own, job) for job in jobs[worker::workers]]
+        return [work(own, job) for job in dealt[worker::workers]]
 
     parts = list(_threads(workers).map(one_worker, range(workers)))
-    for index in range(len(jobs)):
+    for index in range(len(dealt)):
         yield parts[index % workers][index // workers]
+    yield from (work(learner, job) for job in jobs[len(dealt) :])
 
 
 @cache

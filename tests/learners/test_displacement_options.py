@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from mlkit.adaptation import call
 from mlkit.driver import for_tasks, meta_gradient, stack
 from mlkit.evaluation import evaluate
 from mlkit.learners import MAML, Displacement, JointTraining
-from mlkit.models import normalization
+from mlkit.models import EfficientLab, normalization
 from mlkit.models.noise import DropConnect, Dropout, is_noise, scrambled
 from mlkit.seeding import seeded
 from mlkit.segmentation_losses import IOU, segmentation_loss
@@ -258,3 +259,38 @@ def test_joint_training_needs_a_model_that_draws_heads():
         JointTraining(Displacement(Quadratic()), 3)
     with pytest.raises(ValueError, match="expected classes >= 1, got 0"):
         JointTraining(of_all_options(), 0)
+
+
+def test_a_single_job_left_over_has_all_cores_to_itself(monkeypatch):
+    seen = []
+
+    def loss(outputs: Tensor, y: Tensor) -> Tensor:
+        seen.append(threading.current_thread() is threading.main_thread())
+        return segmentation_loss(outputs, y)
+
+    learner, tasks = of_all_options(loss=loss), tasks_of(3)
+    meta = start(learner)
+    loop = meta_gradient(learner, meta, tasks, chunk_size=1)
+    assert all(seen)
+    for threads, on_main in ((1, 0), (2, 3)):  # three inner steps of the third task
+        seen.clear()
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        other = meta_gradient(learner, meta, tasks, chunk_size=1, workers=2)
+        assert (len(seen), sum(seen)) == (9, on_main)
+        for key, value in loop.gradients.items():
+            assert torch.allclose(other.gradients[key], value, rtol=0, atol=1e-12), key
+
+
+def test_second_order_maml_of_a_narrow_efficientlab():
+    learner = MAML(EfficientLab(width=0.25), 1e-4, 1, segmentation_loss)
+    tasks = tasks_of(1, shots=2, query=2, size=32)
+    meta = start(learner)
+    second, first = (
+        meta_gradient(other, meta, tasks).gradients for other in (learner, replace(learner, first_order=True))
+    )
+    norm = sum(gradient.square().sum() for gradient in second.values()).sqrt()
+    direction = {name: gradient / norm for name, gradient in second.items()}
+    expected = finite_difference(learner, meta, tasks, direction, step=1e-6)
+    along = [sum(float((found[name] * direction[name]).sum()) for name in found) for found in (second, first)]
+    assert along[0] == pytest.approx(expected, rel=1e-5)
+    assert along[1] != pytest.approx(expected, rel=0.1)
