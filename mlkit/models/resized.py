@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def convolve_resized(x: Tensor, weight: Tensor, size: tuple[int, int], *, dilation: int = 1) -> Tensor:
@@ -38,6 +39,23 @@ def convolve_resized(x: Tensor, weight: Tensor, size: tuple[int, int], *, dilati
     mixed = F.conv2d(x, weight.permute(0, 3, 2, 1).reshape(filters * k * k, channels, 1, 1))
     mixed = mixed.unflatten(1, (filters, k, k)).permute(0, 1, 2, 5, 3, 4).flatten(4).flatten(2, 3)
     return (mixed @ rows).mT @ columns  # (examples, filters, k w, k h) -> (..., k w, height) -> (..., height, width)
+
+
+def convolve_joined(convolution: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
+    """Convolve maps joined along channels, smaller ones as if resized to the largest; the same with fewer operations.
+
+    Args:
+        convolution: of stride 1, padded to keep the size.
+        parts: maps (examples, channels, height, width), in the order of the convolution's channels.
+    """
+    size = max(part.shape[-2:] for part in parts)
+    y = 0 if convolution.bias is None else convolution.bias.view(-1, 1, 1)
+    for part, weight in zip(parts, convolution.weight.split([part.shape[1] for part in parts], 1), strict=True):
+        if part.shape[-2:] == size:
+            y = y + F.conv2d(part, weight, None, 1, convolution.padding, convolution.dilation)
+        else:
+            y = y + convolve_resized(part, weight, size, dilation=convolution.dilation[0])
+    return y
 
 
 @cache

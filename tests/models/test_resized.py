@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.func import vmap
 
-from mlkit.models.resized import convolve_resized
+from mlkit.models.resized import convolve_joined, convolve_resized
 from mlkit.seeding import seeded
 
 
@@ -39,3 +40,12 @@ def test_it_can_be_mapped_over_tasks():
     mapped = vmap(lambda x, weight: convolve_resized(x, weight, (8, 8), dilation=2))(x, weight)
     singly = [straight(*pair, (8, 8), 2) for pair in zip(x, weight, strict=True)]
     assert torch.allclose(mapped, torch.stack(singly), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_joined_parts_are_convolved_as_if_of_one_size(bias):
+    convolution = nn.Conv2d(6, 4, 3, padding=2, dilation=2, bias=bias).double()
+    large, small, pixel = drawn(2, 3, 8, 6), drawn(2, 2, 2, 3), drawn(2, 1, 1, 1)
+    joined = [F.interpolate(part, (8, 6), mode="bilinear", align_corners=True) for part in (small, large, pixel)]
+    expected = convolution(torch.cat(joined, 1))
+    assert torch.allclose(convolve_joined(convolution, [small, large, pixel]), expected, rtol=0, atol=1e-12)
