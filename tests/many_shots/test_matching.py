@@ -51,7 +51,7 @@ def test_the_crossing_of_a_line_is_found_with_an_interval_around_it():
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    """Five classes that differ make a bootstrap's interval too short, but not by much: 81 to 95 % of 100 studies."""
+    """A bootstrap of five classes that differ makes intervals a little too short, as is known of few clusters."""
     held = 0
     for seed in range(100):
         found = gains(falling(30, noise=0.02, of_class=0.02, seed=seed), np.zeros((CLASSES, REPEATS, 7)), SHOTS,

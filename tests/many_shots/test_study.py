@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from joblib.externals import cloudpickle
 
 from mlkit.augmentation import Augmentation
 from mlkit.driver import stack
@@ -20,14 +20,14 @@ from mlkit.seeding import seeded
 from mlkit.segmentation_losses import IOU, segmentation_loss
 from mlkit.tasks.many_shots import ManyShotsSpec
 
-from .cases import FEW, LEARNERS, PROTOCOL, begin, bright, counting, many, start
+from .cases import CLOSE, FEW, LEARNERS, PROTOCOL, begin, bright, counting, many, start
 
 QUIET = Execution(progress=False)
 
 
 def ran(name: str = "FOMAML*", **settings) -> Study:
     tasks = settings.pop("tasks", None) or many()
-    return study(begin(name), tasks, PROTOCOL, **{"metric": IOU, "execution": QUIET} | settings)
+    return study(begin(name), tasks, PROTOCOL, **{"metric": CLOSE, "execution": QUIET} | settings)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_every_task_is_in_its_place(whole):
     tasks, learner = many(), LEARNERS["FOMAML*"]
     for task, shots in ((1, 1), (2, 8)):
         batch = tasks.gather([task], shots).to(dtype=torch.float64)
-        scores, steps = adapt(learner, start(learner), batch, PROTOCOL, few=FEW, metric=IOU)
+        scores, steps = adapt(learner, start(learner), batch, PROTOCOL, few=FEW, metric=CLOSE)
         place = (slice(None), task % 2, task // 2, tasks.shots.index(shots))
         assert torch.equal(whole.scores[place], scores[:, 0]) and torch.equal(whole.steps[place].long(), steps[:, 0])
     assert whole.means()["patient"]["8"] == pytest.approx(float(whole.scores[2, :, :, 2].mean()))
@@ -86,8 +86,8 @@ def test_a_class_with_fewer_pictures_has_no_number_there():
 
 def test_a_worker_survives_the_way_to_another_process():
     learner, batch = LEARNERS["joint"], many().gather([0, 3], 8)
-    worker = _Worker(learner, FEW, start(learner), PROTOCOL, IOU, QUIET, None)
-    sent = cloudpickle.loads(cloudpickle.dumps(worker))
+    worker = _Worker(learner, FEW, start(learner), PROTOCOL, CLOSE, QUIET, None)
+    sent = pickle.loads(pickle.dumps(worker))
     assert sent(8, [0, 3], batch) == worker(8, [0, 3], batch) and sent(8, [0, 3], batch).keys() == {(8, 0), (8, 3)}
 
 
@@ -102,9 +102,7 @@ def test_the_paper_network_on_shapes_leaves_a_record(kind, tmp_path: Path):
 
     def meta():
         called.append(1)
-        return {
-            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in start(learner).items()
-        }
+        return stack([learner.init(seeded("network"))])
 
     begun = Start(learner, meta, {1: {"inner_lr": 0.001, "steps": 2}}, of=["a training"])
     spec = ManyShotsSpec(shots=(1, 10), query=2, repeats=1, size=16, classes=1)
