@@ -73,7 +73,8 @@ def gains(
     percentiles of a bootstrap that resamples classes, then the repeats of each.
 
     Args:
-        ours: scores (classes, repeats, shots), higher is better; NaN where a class has too few pictures.
+        ours: scores (classes, repeats, shots), higher is better; NaN where a class has too few pictures, which leaves
+            it out of that mean.
         theirs: those of the other initialization.
         shots: numbers of pictures (shots,).
         margin: difference that counts as none.
@@ -113,8 +114,8 @@ def matched_from(difference: Array, shots: Sequence[int], margin: float) -> floa
     """Return the number of shots from which on a mean difference (shots,) stays at most `margin`; infinity for none.
 
     Example:
-        >>> matched_from(np.array([0.2, 0.1, 0.0]), (1, 10, 100), margin=0.05)
-        31.622776601683793
+        >>> round(matched_from(np.array([0.2, 0.1, 0.0]), (1, 10, 100), margin=0.05), 1)
+        31.6
     """
     known = np.isfinite(difference)
     d, k = np.asarray(difference)[known], np.asarray(shots, dtype=float)[known]
