@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from mlkit.figures.searches import TRACES, Search, search_curves, search_map
+from mlkit.figures.searches import TRACES, Point, Search, search_curves, search_map
 
 TRIALS, LENGTH, POINTS = 4, 3, 5
 
@@ -74,6 +75,42 @@ def test_at_first_the_whole_first_search_is_shown():
     shown = np.concatenate([search.scores for search in SEARCHES])
     assert low < np.nanmin(shown) and high > np.nanmax(shown)
     json.loads(figure.to_json())
+
+
+def test_the_slider_may_begin_where_nothing_is_given_away():
+    figure = search_curves(SEARCHES, **TITLES, start=1)
+    assert figure.layout.sliders[0].active == 0
+    close(figure.data[2].y, SEARCHES[0].scores[:1])
+
+
+def test_labels_have_a_part_for_each_chooser_or_are_refused():
+    (menu,) = search_map(SEARCHES, **TITLES, words="initialization, shots").layout.updatemenus
+    assert menu.name == "initialization, shots"
+    with pytest.raises(
+        ValueError, match="expected a label with a part for each of 'initialization, shots', got 'MAML'"
+    ):
+        search_map([*SEARCHES, made_up("MAML", 2)], **TITLES, words="initialization, shots")
+
+
+def test_what_a_reader_tried_is_drawn_beside_the_trials():
+    point = Point(0.02, 0.9, 2, np.array([0.1, 0.2, 0.9]))
+    tried = dataclasses.replace(SEARCHES[1], points=(point,))
+    figure = search_curves([SEARCHES[0], tried], **TITLES)
+    assert (figure.data[-1].name, figure.data[-1].x, figure.data[-1].y) == ("evaluated here", (0.02,), (0.9,))
+    shown = [button.args[0]["visible"][-1] for button in figure.layout.updatemenus[0].buttons]
+    assert shown == [False, True] and figure.data[-1].visible is False
+    assert figure.layout.yaxis.range[1] > 0.9
+    table, curve = search_map([tried], **TITLES).data
+    at = list(curve.x).index(0.02)
+    close(np.array(table.z, dtype=float)[:, at], point.curve[1:])
+
+
+def test_an_error_that_explodes_leaves_the_rest_in_sight():
+    curves = np.full((TRIALS, LENGTH), 0.5)
+    curves[1, 1:] = [1e9, np.inf]
+    search = made_up("MAML", 0, curves=curves, higher_is_better=False)
+    figure = search_map([search], **TITLES)
+    assert figure.layout.yaxis2.range[1] < 2 and figure.data[0].zmax < 2
 
 
 def test_the_chooser_shows_one_search_alone():

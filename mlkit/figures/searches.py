@@ -64,7 +64,12 @@ class Search:
 
 
 def search_curves(
-    searches: Sequence[Search], *, x_title: str, y_title: str, words: str = "initialization"
+    searches: Sequence[Search],
+    *,
+    x_title: str,
+    y_title: str,
+    words: str = "initialization",
+    start: int | None = None,
 ) -> go.Figure:
     """Draw what a search believed after each trial: a slider over trials, a chooser of the search.
 
@@ -77,6 +82,7 @@ def search_curves(
         y_title: title of the score, with its unit.
         words: what the chooser is called. With "initialization, shots" and labels such as "FOMAML*, 5-shot" the pages
             and widgets of the book offer one chooser a part.
+        start: where the slider begins, in trials; None for the last one, 1 below a question whose answer it shows.
 
     Raises:
         ValueError: there is no search, two have another number of trials, or a label has other parts than `words`.
@@ -89,7 +95,7 @@ def search_curves(
         make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.72, 0.28]), height=640
     )
     for number, search in enumerate(searches):
-        for trace, row in zip(_traces(search, count), (1, 1, 1, 1, 2), strict=True):
+        for trace, row in zip(_traces(search, start or count), (1, 1, 1, 1, 2), strict=True):
             figure.add_trace(trace.update(visible=number == 0), row=row, col=1)
     for number, search in enumerate(searches):
         value, score = search.training
@@ -103,7 +109,7 @@ def search_curves(
     figure.update_xaxes(type="log").update_xaxes(title=x_title, row=2)
     figure.update_yaxes(title=y_title, row=1, range=_span(searches)).update_yaxes(title="expected gain", row=2)
     owners = [*np.repeat(np.arange(len(searches)), TRACES).tolist(), *range(len(searches)), *asked]
-    menus, sliders = _choosers(searches, owners, words), [_over_trials(searches, count)]
+    menus, sliders = _choosers(searches, owners, words), [_over_trials(searches, count, start or count)]
     return figure.update_layout(sliders=sliders, updatemenus=menus, margin={"t": 110, "b": 120})
 
 
@@ -193,7 +199,7 @@ def _state(search: Search, trials: int) -> list[dict[str, Any]]:
     ]
 
 
-def _over_trials(searches: Sequence[Search], count: int) -> dict[str, Any]:
+def _over_trials(searches: Sequence[Search], count: int, start: int) -> dict[str, Any]:
     """Return the slider over trials; it changes all searches alike, seen or not."""
     steps = []
     for trials in range(1, count + 1):
@@ -206,7 +212,7 @@ def _over_trials(searches: Sequence[Search], count: int) -> dict[str, Any]:
         ]
         steps.append({"label": str(trials), "method": "restyle", "args": [change, list(range(len(states)))]})
     current = {"prefix": "trials: ", "xanchor": "left"}
-    return {"steps": steps, "active": count - 1, "currentvalue": current, "pad": {"t": 46}}
+    return {"steps": steps, "active": start - 1, "currentvalue": current, "pad": {"t": 46}}
 
 
 def _over_steps(searches: Sequence[Search], length: int) -> dict[str, Any]:
