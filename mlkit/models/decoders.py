@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlkit.models.encoder import EPS, MOMENTUM, draw_normal
 from mlkit.models.noise import Dropout
 from mlkit.models.normalization import BatchNorm, Policy, normalization
+from mlkit.models.resized import convolve_joined
 
 
 def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
@@ -44,22 +45,32 @@ class ResidualSkipDecoder(nn.Module):
 
     def __init__(self, deep: int, skip: int, *, norm: Policy = "running", residual: bool = True) -> None:
         super().__init__()
-        self.residual, joined = residual, deep + skip
+        self.residual, self.shortcut, joined = residual, True, deep + skip
         self.point = _Layer(joined, deep, 1, norm=norm)
         self.wide = _Layer(joined, deep, 3, dilation=2, norm=norm)
-        self.merge = Merge(2 * deep, joined, deep, norm=norm)
+        self.merge = _Layer(2 * deep + joined, deep, 3, norm=norm)
 
     def draw(self) -> None:
         """Draw fresh weights: Glorot uniform, zero biases."""
         draw_glorot(self)
 
     def forward(self, skip: Tensor, deep: Tensor) -> Tensor:
-        """Return features (examples, deep, height, width) as large as `skip`."""
+        """Return features (examples, deep, height, width) as large as `skip`.
+
+        By the shortcut maps are joined where they are convolved, so that what is enlarged or constant costs little.
+        """
         up = resize(deep, skip.shape[-2:])
-        joined = torch.cat([up, skip], 1)
-        mean = joined.mean((-2, -1), keepdim=True)
-        y = self.merge([self.point(joined), self.wide(joined)], mean)
+        y = self._by_shortcut(skip, deep, up) if self.shortcut else self._as_defined(skip, up)
         return y + up if self.residual else y
+
+    def _as_defined(self, skip: Tensor, up: Tensor) -> Tensor:
+        joined = torch.cat([up, skip], 1)
+        mean = joined.mean((-2, -1), keepdim=True).expand_as(joined)
+        return self.merge([torch.cat([self.point([joined]), self.wide([joined]), mean], 1)])
+
+    def _by_shortcut(self, skip: Tensor, deep: Tensor, up: Tensor) -> Tensor:
+        mean = torch.cat([part.mean((-2, -1), keepdim=True) for part in (up, skip)], 1)
+        return self.merge([self.point([deep, skip]), self.wide([deep, skip]), mean])
 
 
 class PyramidPooling(nn.Module):
@@ -129,40 +140,10 @@ class _Layer(nn.Sequential):
         convolution = nn.Conv2d(before, after, kernel, padding=dilation * (kernel // 2), dilation=dilation)
         super().__init__(convolution, nn.SiLU(), normalization(norm, after, eps=EPS, momentum=MOMENTUM))
 
-
-class Merge(_Layer):
-    """A layer of kernel 3 on maps joined with a constant one, of which each number fills a map.
-
-    What the constant maps add is the same at all places but the border: it is computed once for each of 3 x 3 places.
-
-    Args:
-        maps: channels of the maps.
-        constants: channels of the constant map.
-        after: channels of the output.
-        norm: normalization policy.
-    """
-
-    def __init__(self, maps: int, constants: int, after: int, *, norm: Policy) -> None:
-        super().__init__(maps + constants, after, 3, norm=norm)
-        self.maps = maps
-
-    def forward(self, maps: Sequence[Tensor], constant: Tensor) -> Tensor:
-        """Join maps (examples, channels, height, width) with a constant (examples, channels, 1, 1)."""
+    def forward(self, parts: Sequence[Tensor]) -> Tensor:
+        """Take maps that are to be joined, smaller ones as if resized to the largest."""
         convolution, swish, norm = self
-        joined = torch.cat(list(maps), 1)
-        height, width = joined.shape[-2:]
-        border = constant.expand(-1, -1, min(height, 3), min(width, 3))
-        border = F.conv2d(border, convolution.weight[:, self.maps :], padding=1)
-        y = F.conv2d(joined, convolution.weight[:, : self.maps], convolution.bias, padding=1)
-        return norm(swish(y + _stretched(_stretched(border, -2, height), -1, width)))
-
-
-def _stretched(x: Tensor, dim: int, size: int) -> Tensor:
-    """Repeat the middle one of three places along `dim`, to `size` places; leave fewer than three alone."""
-    if size <= 3:
-        return x
-    first, middle, last = x.split(1, dim)
-    return torch.cat([first, middle.repeat_interleave(size - 2, dim), last], dim)
+        return norm(swish(convolve_joined(convolution, parts)))
 
 
 def _always_by_batch(norm: Policy, before: int, after: int, kernel: int, *, groups: int = 1) -> nn.Sequential:

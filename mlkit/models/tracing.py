@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlkit.models.decoders import Merge
+from mlkit.models.decoders import ResidualSkipDecoder
 from mlkit.models.efficientlab import EfficientLab, block_of
 from mlkit.models.noise import is_noise
 from mlkit.models.normalization import set_phase
@@ -55,6 +55,8 @@ class Cost:
 def operations(model: EfficientLab, size: int = 224) -> list[Operation]:
     """Return the operations of a prediction for one image of `size` x `size` pixels, in the order in which they ran.
 
+    Decoders run as they are defined, without their shortcut.
+
     Example:
         >>> [step.title for step in operations(EfficientLab("3", width=0.25), 64)][-3:]
         ['add', '1×1 convolution', 'resize']
@@ -62,6 +64,8 @@ def operations(model: EfficientLab, size: int = 224) -> list[Operation]:
     model, image = _ready(model, size)
     recorder = _Recorder(image)
     for name, module in model.named_modules():
+        if isinstance(module, ResidualSkipDecoder):
+            module.shortcut = False
         module.register_forward_pre_hook(lambda module, _inputs, name=name: recorder.enter(name, module))
         module.register_forward_hook(lambda _module, inputs, output: recorder.leave(inputs, output))
     with recorder:
@@ -71,7 +75,7 @@ def operations(model: EfficientLab, size: int = 224) -> list[Operation]:
 
 @torch.no_grad()
 def costs(model: EfficientLab, size: int = 224) -> list[Cost]:
-    """Return what each block costs for an image of `size` x `size` pixels; multiply-adds are those of convolutions."""
+    """Return what each block costs for an image of `size` x `size` pixels; multiply-adds as they are done."""
     shapes = {step.block: step.shape for step in operations(model, size)}
     model, image = _ready(model, size)
     with FlopCounterMode(display=False) as counter:
@@ -156,10 +160,9 @@ def _title(module: nn.Module) -> str | None:
     layer = module[0] if isinstance(module, nn.Sequential) else module
     if not isinstance(layer, nn.Conv2d):
         return None
-    joined = "concatenate, " if isinstance(module, Merge) else ""
     depthwise = "depthwise " if layer.groups > 1 else ""
     dilated = f", dilation {layer.dilation[0]}" if layer.dilation[0] > 1 else ""
-    return f"{joined}{layer.kernel_size[0]}×{layer.kernel_size[1]} {depthwise}convolution{dilated}"
+    return f"{layer.kernel_size[0]}×{layer.kernel_size[1]} {depthwise}convolution{dilated}"
 
 
 def _sizes(tensors: Iterable[tuple[str, Tensor]]) -> list[tuple[str, int]]:

@@ -15,7 +15,7 @@ from mlkit.learners import MAML, Finetuning
 from mlkit.learners.common import describe_model, initialize
 from mlkit.losses import ACCURACY
 from mlkit.models import POLICIES, policy_of
-from mlkit.models.decoders import Merge
+from mlkit.models.decoders import ResidualSkipDecoder
 from mlkit.models.efficientlab import EfficientLab, block_of
 from mlkit.models.encoder import Encoder, EncoderClassifier
 from mlkit.models.noise import DropConnect, Dropout, is_noise, seeded_noise
@@ -108,19 +108,18 @@ def test_a_residual_adds_the_enlarged_features():
     torch.testing.assert_close(y - bare, deep.expand_as(y))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3), (4, 7), (9, 9)])
-def test_a_constant_map_is_merged_as_if_it_were_spread_out(size):
-    layer = Merge(4, 3, 5, norm="none").double()
-    torch.nn.init.normal_(layer[0].bias)
-    maps, constant = images(2, 4, *size).requires_grad_(), images(2, 3, 1, 1, seed=1).requires_grad_()
-    spread = torch.cat([maps, constant.expand(-1, -1, *size)], 1)
-    whole = torch.nn.functional.silu(layer[0](spread))
-    ours = layer([maps[:, :1], maps[:, 1:]], constant)
-    torch.testing.assert_close(ours, whole, rtol=1e-12, atol=1e-12)
-    inputs = [maps, constant, *layer.parameters()]
-    slopes = [torch.autograd.grad((y * y).sum(), inputs) for y in (ours, whole)]
-    for one, other in zip(*slopes, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize(("small", "large"), [(1, 1), (1, 4), (2, 3), (3, 10), (7, 7)])
+def test_the_shortcut_of_a_decoder_is_its_definition(small, large):
+    decoder = ResidualSkipDecoder(6, 4, norm="none").double()
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter)
+    inputs = [images(2, 4, large, large).requires_grad_(), images(2, 6, small, small, seed=1).requires_grad_()]
+    found = []
+    for decoder.shortcut in (True, False):
+        y = decoder(*inputs)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [*inputs, *decoder.parameters()])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.detach().abs().max()))
 
 
 def test_drop_connect_and_dropout_are_the_papers():
