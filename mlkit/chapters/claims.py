@@ -20,7 +20,7 @@ from mlkit.landscape.study import over_epochs, peak
 from mlkit.records import Result, Unit
 from mlkit.stored import Record
 
-RULES = 1  # grows with every change of a rule, so that a stored verdict is decided anew
+RULES = 2  # grows with every change of a rule, so that a stored verdict is decided anew
 ROLES = {"omniglot": "omniglot", "mini_imagenet": "mini", "cifar_fs": "mini", "fc100": "mini", "sine_guiroy": "sine"}
 OWN = ("omniglot", "mini_imagenet", "sine_guiroy")  # the paper's own data
 ACCURACY = "test_accuracy"
@@ -28,11 +28,24 @@ Records = Mapping[tuple[Setting, str], Record]
 
 
 class Found(NamedTuple):
-    """Whether a claim holds in a training, the number that a record keeps of it, and the numbers in words."""
+    """Whether a claim holds in a training, the number that a record keeps of it, and the numbers in words.
 
-    holds: bool
+    holds: None where the interval leaves it open.
+    """
+
+    holds: bool | None
     value: float
     note: str
+
+    @property
+    def word(self) -> str:
+        """Say whether it holds."""
+        return {True: "yes", False: "no", None: "open"}[self.holds]
+
+
+def above(low: float, high: float) -> bool | None:
+    """Say whether an interval lies above zero; None where it holds zero, or nothing is known."""
+    return True if low > 0 else False if high < 0 else None
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,8 @@ def flattens(record: Record) -> Found:
     words = (
         f"{drawn.mean('curvature')[top]:.3g} at its peak, epoch {drawn.epochs[top]:g}, then {fall:+.3g} ± {reach:.2g}"
     )
-    return Found(top > 0 and fall + reach < 0, float(drawn.mean("curvature")[-1]), words)
+    passed = 0 < top < len(by_task) - 1
+    return Found(above(-fall - reach, reach - fall) if passed else False, float(drawn.mean("curvature")[-1]), words)
 
 
 def paired(by_task: np.ndarray, start: int) -> tuple[float, float]:
@@ -105,7 +119,7 @@ def overfits(record: Record) -> Found:
     fall, reach = moved(drawn.values[ACCURACY], beside(best, len(drawn.epochs)))
     top, change = 100 * drawn.mean(ACCURACY)[best], f"{100 * fall:+.1f} ± {100 * reach:.1f}"
     words = f"best {top:.1f} % at epoch {drawn.epochs[best]:g}; from beside it to the end {change}"
-    return Found(fall + reach < 0, 100 * float(drawn.mean(ACCURACY)[-1]), words)
+    return Found(above(-fall - reach, reach - fall), 100 * float(drawn.mean(ACCURACY)[-1]), words)
 
 
 def falls_after_the_best(record: Record, name: str) -> Found:
@@ -115,13 +129,15 @@ def falls_after_the_best(record: Record, name: str) -> Found:
     by_task = drawn.values.get(f"{name}_by_task")
     fall, reach = moved(drawn.values[name], [best]) if by_task is None else paired(by_task, best)
     words = f"{drawn.mean(name)[best]:.3g} at the best epoch, then {fall:+.3g} ± {reach:.2g}"
-    return Found(fall + reach < 0, float(drawn.mean(name)[-1]), words)
+    return Found(above(-fall - reach, reach - fall), float(drawn.mean(name)[-1]), words)
 
 
 def correlates(record: Record, metric: str, generalization: str = ACCURACY) -> Found:
     """Check that a metric goes up and down with generalization over epochs: R above 0 with its whole interval."""
     found = over_epochs(curves(record), metric, generalization)
-    return Found(found.low > 0, found.value, f"{found} over {found.count} epochs, worth {found.effective:.1f}")
+    return Found(
+        above(found.low, found.high), found.value, f"{found} over {found.count} epochs, worth {found.effective:.1f}"
+    )
 
 
 def grows(record: Record, name: str) -> Found:
@@ -129,18 +145,30 @@ def grows(record: Record, name: str) -> Found:
     drawn = curves(record)
     rise, reach = moved(drawn.values[name], [0, 1])
     words = f"{drawn.mean(name)[0]:.3g} at first, {drawn.mean(name)[-1]:.3g} at the end; {rise:+.3g} ± {reach:.2g}"
-    return Found(rise - reach > 0, float(drawn.mean(name)[-1]), words)
+    return Found(above(rise - reach, rise + reach), float(drawn.mean(name)[-1]), words)
 
 
 def below(record: Record, other: Record, name: str) -> Found:
     """Check that a quantity is lower at the end of one training than of another, their intervals apart."""
-    ours, theirs = curves(record), curves(other)
-    high, low = (
-        each.mean(f"{name}_{end}")[-1] if f"{name}_{end}" in each.values else each.mean(name)[-1]
-        for each, end in ((ours, "high"), (theirs, "low"))
+    ours, theirs = _at_end(record, name), _at_end(other, name)
+    words = f"{ours.value:.3g}, MAML {theirs.value:.3g}"
+    return Found(above(theirs.low - ours.high, theirs.high - ours.low), ours.value, words)
+
+
+class _End(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+def _at_end(record: Record, name: str) -> _End:
+    """Return a quantity at the end of a training with the ends of its interval, where it has one."""
+    drawn = curves(record)
+    value = float(drawn.mean(name)[-1])
+    return _End(
+        value,
+        *(float(drawn.mean(key)[-1]) if (key := f"{name}_{end}") in drawn.values else value for end in ("low", "high")),
     )
-    words = f"{ours.mean(name)[-1]:.3g}, MAML {theirs.mean(name)[-1]:.3g}"
-    return Found(bool(high < low), float(ours.mean(name)[-1]), words)
 
 
 def answers(claims: Iterable[Claim]) -> list[dict[str, Any]]:
@@ -158,7 +186,9 @@ def answers(claims: Iterable[Claim]) -> list[dict[str, Any]]:
 def _answer(figure: str, claims: list[Claim]) -> dict[str, Any]:
     stand_in = any(each.data not in OWN for each in claims)
     holds = all(each.found.holds for each in claims)
-    numbers = "; ".join(f"{each.where}: {each.found.note}{'' if each.found.holds else ' (not so)'}" for each in claims)
+    numbers = "; ".join(
+        f"{each.where}: {each.found.note}{'' if each.found.holds else f' ({each.found.word})'}" for each in claims
+    )
     evidence = claims[0].record.evidence
     return {
         "id": figure,
@@ -206,5 +236,6 @@ def table(claims: Iterable[Claim]) -> Markdown:
         return Markdown("No claim can be checked with these parameters.")
     lines = ["| figure | the paper says | training | ours | holds |", "|---|---|---|---|---|"]
     for (says, where, found), figures in rows.items():
-        lines.append(f"| {', '.join(figures)} | {says} | {where} | {found.note} | {('**no**', 'yes')[found.holds]} |")
-    return Markdown("\n".join(lines))
+        word = f"**{found.word}**" if found.holds is False else found.word
+        lines.append(f"| {', '.join(figures)} | {says} | {where} | {found.note} | {word} |")
+    return Markdown("\n".join([*lines, "", "*open*: the interval leaves it undecided."]))

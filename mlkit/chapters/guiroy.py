@@ -12,6 +12,7 @@ from mlkit.chapters.claims import (
     Claim,
     Found,
     Records,
+    above,
     below,
     correlates,
     falls_after_the_best,
@@ -81,7 +82,7 @@ def _length(figure: str, where: str, method: str, record: Record) -> Claim:
     found = grows(record, "displacement_norm")
     if method in META:
         return Claim(figure, "trajectories grow longer", where, record, found)
-    opposite = Found(not found.holds, found.value, found.note)
+    opposite = Found(found.holds is not True, found.value, found.note)
     return Claim(figure, "trajectories do not grow longer", where, record, opposite)
 
 
@@ -117,7 +118,7 @@ def waves(records: Mapping[int, Record]) -> Iterator[Claim]:
     if len(records) >= 3:
         over = over_models(records)
         says = "over k, gradient product goes with the last negative error"
-        found = Found(over.low > 0, over.value, f"{over} over {over.count} models")
+        found = Found(above(over.low, over.high), over.value, f"{over} over {over.count} models")
         yield Claim(f"{own}F8e", says, f"k = {min(records)} to {max(records)}", first, found)
 
 
@@ -148,7 +149,7 @@ def over_shots(records: Records) -> Iterator[Claim]:
         if len(members) >= 3 and method in META:
             product, accuracy = ([last(r, name) for r in members] for name in ("representation_product", ACCURACY))
             found = correlation(product, accuracy)
-            kept = Found(found.low > 0, found.value, f"{found} over {found.count} numbers of shots")
+            kept = Found(above(found.low, found.high), found.value, f"{found} over {found.count} numbers of shots")
             says = "over k, representation product goes with accuracy"
             yield Claim("003/F10", says, f"{data}, {ways}-way, {method}", members[0], kept)
 

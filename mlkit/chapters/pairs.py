@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlkit.chapters.claims import Claim, Found, Records
+from mlkit.chapters.claims import Claim, Found, Records, above
 from mlkit.chapters.epochs import curves
 from mlkit.chapters.settings import Setting
 from mlkit.evaluation import Summary, over_seeds, over_tasks
@@ -37,10 +37,15 @@ class Gain:
     seeds: Summary
 
     @property
-    def is_sure(self) -> bool:
-        """Whether the difference is above 0 with its interval: over seeds where there are several, else over tasks."""
+    def is_there(self) -> bool | None:
+        """Whether it is above 0 with its interval, over seeds where there are several, else over tasks; or open."""
         reach = self.seeds.ci95 if self.seeds.count > 1 else self.tasks.ci95
-        return self.tasks.value - reach > 0
+        return above(self.tasks.value - reach, self.tasks.value + reach)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is above 0 with its interval."""
+        return self.is_there is True
 
     def __str__(self) -> str:
         over = f", ± {self.seeds.ci95:.2f} over {self.seeds.count} seeds" if self.seeds.count > 1 else " (one seed)"
@@ -92,7 +97,7 @@ def regularized(records: Records) -> Iterator[Claim]:
         figure = "003/F11" if is_of_the_paper(setting) else "Algorithm 1"
         value = 100 * pair[1].scores["mean"]
         yield Claim(
-            figure, "the regularizer raises accuracy", str(setting), pair[1], Found(found.is_sure, value, str(found))
+            figure, "the regularizer raises accuracy", str(setting), pair[1], Found(found.is_there, value, str(found))
         )
 
 
