@@ -43,10 +43,9 @@ class Said(NamedTuple):
     words: str
     weak: bool = False
 
-    def holds(self, found: Gain) -> bool:
-        """Tell whether a difference bears it out, beyond its 95 % interval."""
-        reach = found.seeds.ci95 if found.seeds.count > 1 else found.tasks.ci95
-        return found.is_sure or (self.weak and found.tasks.value + reach >= 0)
+    def holds(self, found: Gain) -> bool | None:
+        """Tell whether a difference bears it out, beyond its 95 % interval; None where that leaves it open."""
+        return found.is_there is not False if self.weak else found.is_there
 
 
 CLAIMS = (
@@ -133,7 +132,7 @@ def _rows(records: Records, setting: Setting) -> Iterator[dict[str, Any]]:
             value, ci95 = percent(record, shots)
             yield {
                 "id": found, "value": value, "ci95": ci95, "same_direction": bool(about) and all(about),
-                "note": f"{sum(about)} of {len(about)} comparisons as in the paper", "tasks": record.evidence["tasks"],
+                "note": f"{about.count(True)} of {len(about)} comparisons as in the paper", "tasks": record.evidence["tasks"],
                 "seeds": len(record.settings["seeds"]), **_data(record),
             }  # fmt: skip
 

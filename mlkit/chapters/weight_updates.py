@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlkit.chapters.claims import Claim, Found
+from mlkit.chapters.claims import Claim, Found, above
 from mlkit.chapters.segmentation import Records, Training
 from mlkit.chapters.table2 import JOINT, STAR, percent
 from mlkit.evaluation import Summary, over_tasks
@@ -104,10 +104,10 @@ def _findings(pair: Mapping[str, Record]) -> Iterator[tuple[str, str, Found]]:
     note = (
         f"{np.nanmean(joint):.3g} against {np.nanmean(star):.3g}, {ratio:.2f} times as far; {bare:.2f} without the head"
     )
-    yield "F6-left", "joint-trained weights move further", Found(difference.value > difference.ci95, ratio, note)
+    yield "F6-left", "joint-trained weights move further", Found(_above(difference), ratio, note)
     share = mean(np.where(np.isfinite(joint - star), joint > star, np.nan))
     note = f"in {share.value:.1%} of the tasks"
-    yield "F6-right", "they do so in nearly all tasks", Found(share.value - share.ci95 > 0.9, share.value, note)
+    yield "F6-right", "they do so in nearly all tasks", Found(_above(share, 0.9), share.value, note)
     for figure, measure in (("F7-left", "distance"), ("F7-middle", "unit_distance"), ("F7-right", "mean_absolute")):
         yield figure, "joint-trained weights move further in every block", _everywhere(pair, measure)
     yield "F7-middle", "direction changes most in the final layers", _largest(pair, "unit_distance", last=True)
@@ -117,9 +117,11 @@ def _findings(pair: Mapping[str, Record]) -> Iterator[tuple[str, str, Found]]:
 def _everywhere(pair: Mapping[str, Record], measure: str) -> Found:
     names, index = blocks(pair[STAR]), pair[STAR].scores["blocks"].index
     star, joint = (pair[method].arrays[measure].astype(float) for method in (STAR, JOINT))
-    surely = [found.value > found.ci95 for found in (mean(joint[index(n)] - star[index(n)]) for n in names)]
+    told = [_above(mean(joint[index(name)] - star[index(name)])) for name in names]
     most, times = max(ratios(pair, measure).items(), key=lambda item: item[1])
-    return Found(all(surely), times, f"surely in {sum(surely)} of {len(names)}; at most {times:.1f} times, in {most}")
+    holds = True if all(told) else False if False in told else None
+    note = f"surely in {told.count(True)} of {len(names)}; at most {times:.1f} times, in {most}"
+    return Found(holds, times, note)
 
 
 def _largest(pair: Mapping[str, Record], measure: str, *, last: bool) -> Found:
@@ -153,7 +155,7 @@ def answers(found: list[Claim], trained: Records) -> list[dict[str, Any]]:
 def _answer(figure: str, members: list[Claim]) -> dict[str, Any]:
     first, holds = members[0], all(claim.found.holds for claim in members)
     stand_in = first.record.data["stand_in"]
-    note = "; ".join(f"{c.says}: {c.found.note}{'' if c.found.holds else ' (not so)'}" for c in members)
+    note = "; ".join(f"{c.says}: {c.found.note}{'' if c.found.holds else f' ({c.found.word})'}" for c in members)
     verdict = "other data" if stand_in else "same direction" if holds else "not reached"
     tasks, seeds = first.record.evidence["tasks"], len(first.record.settings["seeds"])
     return {"id": figure, "value": first.found.value, "tasks": tasks, "seeds": seeds, "verdict": verdict, "note": note,
@@ -162,6 +164,11 @@ def _answer(figure: str, members: list[Claim]) -> dict[str, Any]:
 
 def _data(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"stand_in": data["stand_in"], "data": data["data"]}
+
+
+def _above(found: Summary, level: float = 0.0) -> bool | None:
+    """Tell whether a mean lies above a level, with its interval; None where that leaves it open."""
+    return above(found.value - found.ci95 - level, found.value + found.ci95 - level)
 
 
 def mean(values: np.ndarray) -> Summary:
