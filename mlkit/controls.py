@@ -14,6 +14,7 @@ from ipywidgets import HBox, Layout, VBox
 from mlkit.theme import PAGE
 
 Step = tuple[str, tuple[Any, ...]]  # a method of Plotly's and its arguments
+CHANGING = ("x", "y", "z", "zmin", "zmax", "text", "visible", "marker.color", "marker.cmax")  # of traces, with the data
 SCRIPT = """
 function render({ model, el }) {
   el.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
@@ -112,13 +113,16 @@ class Live(VBox):
         return next((mover.label for mover in self._movers if mover.offer.words == words), None)
 
     def _draw(self, figure: go.Figure) -> None:
-        """Put a new widget in the place of the old one: Plotly's is sure to draw what it begins with."""
+        """Draw at the positions of the controls: what changed is sent; a new widget, 5 MB, only where traces come."""
         controls = ("updatemenus", "sliders", "margin")  # the margin made room for them
         layout = {name: value for name, value in figure.to_plotly_json()["layout"].items() if name not in controls}
         bare = go.Figure(figure.data, layout).update_layout(paper_bgcolor=PAGE["light"], autosize=True)
         for mover in self._movers:
             _apply(bare, mover.step)
         row, *old = self.children
+        if old and [trace.name for trace in self.drawn.data] == [trace.name for trace in bare.data]:
+            _carry_over(bare, self.drawn)
+            return
         self.drawn = go.FigureWidget(bare)
         self.drawn._config = {"responsive": True, "displayModeBar": False}
         self.children = (row, self.drawn)
@@ -148,6 +152,17 @@ def _offers(figure: go.Figure) -> Iterator[_Offer]:
     for kind, words, steps, whole in found:
         labels = [step["label"] for step in steps]
         yield _Offer(kind, words, labels, [(step["method"], step["args"]) for step in steps], whole.get("active", 0))
+
+
+def _carry_over(new: go.Figure, drawn: go.FigureWidget) -> None:
+    """Send to a widget what a figure with the same traces has otherwise, in one message."""
+    with drawn.batch_update():
+        for trace, wanted in zip(drawn.data, new.data, strict=True):
+            for name in CHANGING:
+                if name in trace and wanted[name] is not None:
+                    trace[name] = wanted[name]
+        for axis, wanted in zip(drawn.select_yaxes(), new.select_yaxes(), strict=True):
+            axis.range = wanted.range
 
 
 def _apply(figure: go.Figure, step: Step) -> None:

@@ -176,11 +176,15 @@ def test_what_cannot_be_evaluated_is_said_where_the_reader_looks():
 
 def test_a_search_that_goes_on_is_followed():
     found = UHOExplorer({"MAML": study(0, trials=1)})
-    slider = found.curves.controls["trials"]
+    slider, drawn = found.curves.controls["trials"], found.curves.drawn
     for trials in range(2, TRIALS + 1):
         found.update("MAML", study(0, trials=trials))
         assert slider.text == str(trials) and len(found.curves.drawn.data[2].x) == trials
         assert len(found.map.drawn.data[1].x) == trials
+    search = as_search(study(0), "MAML")
+    for trace, y in ((1, search.mean[-1]), (2, search.scores), (4, search.improvement[-1])):
+        close(drawn.data[trace].y, y)
+    assert found.curves.drawn is drawn and drawn.layout.yaxis.range[1] > np.nanmax(search.scores)
     put(slider, "2")
     found.update("MAML", study(0))
     assert slider.text == "2" and len(found.curves.drawn.data[2].x) == 2, "a reader who looks back is left there"

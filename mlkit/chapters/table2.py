@@ -132,8 +132,8 @@ def _rows(records: Records, setting: Setting) -> Iterator[dict[str, Any]]:
             value, ci95 = percent(record, shots)
             yield {
                 "id": found, "value": value, "ci95": ci95, "same_direction": bool(about) and all(about),
-                "note": f"{about.count(True)} of {len(about)} comparisons as in the paper", "tasks": record.evidence["tasks"],
-                "seeds": len(record.settings["seeds"]), **_data(record),
+                "note": f"{about.count(True)} of {len(about)} comparisons as in the paper",
+                "tasks": record.evidence["tasks"], "seeds": len(record.settings["seeds"]), **_data(record),
             }  # fmt: skip
 
 
