@@ -20,7 +20,7 @@ from mlkit.landscape.study import over_epochs, peak
 from mlkit.records import Result, Unit
 from mlkit.stored import Record
 
-RULES = 2  # grows with every change of a rule, so that a stored verdict is decided anew
+RULES = 3  # grows with every change of a rule, so that a stored verdict is decided anew
 ROLES = {"omniglot": "omniglot", "mini_imagenet": "mini", "cifar_fs": "mini", "fc100": "mini", "sine_guiroy": "sine"}
 OWN = ("omniglot", "mini_imagenet", "sine_guiroy")  # the paper's own data
 ACCURACY = "test_accuracy"
@@ -150,7 +150,8 @@ def grows(record: Record, name: str) -> Found:
 
 def below(record: Record, other: Record, name: str) -> Found:
     """Check that a quantity is lower at the end of one training than of another, their intervals apart."""
-    ours, theirs = _at_end(record, name), _at_end(other, name)
+    scale = 100 if name == ACCURACY else 1  # percent
+    ours, theirs = (_at_end(each, name, scale) for each in (record, other))
     words = f"{ours.value:.3g}, MAML {theirs.value:.3g}"
     return Found(above(theirs.low - ours.high, theirs.high - ours.low), ours.value, words)
 
@@ -161,14 +162,11 @@ class _End(NamedTuple):
     high: float
 
 
-def _at_end(record: Record, name: str) -> _End:
+def _at_end(record: Record, name: str, scale: float) -> _End:
     """Return a quantity at the end of a training with the ends of its interval, where it has one."""
     drawn = curves(record)
-    value = float(drawn.mean(name)[-1])
-    return _End(
-        value,
-        *(float(drawn.mean(key)[-1]) if (key := f"{name}_{end}") in drawn.values else value for end in ("low", "high")),
-    )
+    keys = (key if (key := f"{name}{end}") in drawn.values else name for end in ("", "_low", "_high"))
+    return _End(*(scale * float(drawn.mean(key)[-1]) for key in keys))
 
 
 def answers(claims: Iterable[Claim]) -> list[dict[str, Any]]:

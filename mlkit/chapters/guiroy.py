@@ -22,7 +22,7 @@ from mlkit.chapters.claims import (
 )
 from mlkit.chapters.epochs import curves
 from mlkit.chapters.settings import Setting
-from mlkit.landscape.study import Correlation, correlation
+from mlkit.landscape.study import Correlation, across_runs, correlation, over_epochs
 from mlkit.stored import Record
 
 META = ("MAML", "FOMAML")
@@ -123,9 +123,8 @@ def waves(records: Mapping[int, Record]) -> Iterator[Claim]:
 
 
 def through(record: Record) -> Correlation:
-    """Correlate gradient product and negative error of waves over epochs."""
-    drawn = curves(record)
-    return correlation(drawn.mean("gradient_product"), -drawn.mean(ERROR), series=True)
+    """Correlate gradient product and negative error of waves over epochs, run by run; interval over the runs."""
+    return across_runs(-r for r in over_epochs(curves(record), "gradient_product", ERROR).runs)
 
 
 def over_models(records: Mapping[int, Record]) -> Correlation:

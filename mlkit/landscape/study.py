@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 
 from mlkit.evaluation import Summary, over_seeds
 from mlkit.experiment import Experiment, run
@@ -20,6 +21,7 @@ from mlkit.records import Unit
 from mlkit.stored import Record
 
 STORE = "landscapes"  # beside the folders of the units: book/records/landscapes, runs/landscapes
+LARGEST = 1 - 1e-12  # an R of 1 has no finite transform
 Array = np.ndarray
 
 
@@ -133,6 +135,31 @@ def over_epochs(curves: Curves, metric: str, generalization: str) -> Correlation
     runs = tuple(_of_run(x[:, seed], y[:, seed]) for seed in range(x.shape[1]))
     found = correlation(curves.mean(metric), curves.mean(generalization), series=True)
     return Correlation(found.value, found.low, found.high, found.count, found.effective, runs)
+
+
+def across_runs(runs: Iterable[float]) -> Correlation:
+    r"""Average the correlations of independent runs: a run is one point, so that neighbors in time need no allowance.
+
+    $$\tanh\big(\bar z \pm t_{n-1}\, s / \sqrt n\big), \quad z_i = \operatorname{artanh} R_i$$
+
+    Args:
+        runs: R of each run; those that are not finite are left out. One run has an interval of -1 to 1.
+
+    Raises:
+        ValueError: no run is finite.
+
+    Example:
+        >>> print(across_runs([0.5, 0.6, 0.7]))
+        R = 0.61 [0.30, 0.80]
+    """
+    runs = tuple(runs)
+    known = np.array([value for value in runs if math.isfinite(value)])
+    if not len(known):
+        raise ValueError(f"expected at least one finite correlation, got {len(runs)} runs without any")
+    z = np.arctanh(np.clip(known, -LARGEST, LARGEST))
+    reach = float(stdtrit(len(z) - 1, 0.975) * z.std(ddof=1) / math.sqrt(len(z))) if len(z) > 1 else math.inf
+    middle = float(z.mean())
+    return Correlation(*map(math.tanh, (middle, middle - reach, middle + reach)), len(z), float(len(z)), runs)
 
 
 def peak(values: Array, *, higher_is_better: bool = True) -> int:

@@ -11,7 +11,7 @@ import pytest
 from mlkit import Result, Unit, status
 from mlkit.experiment import Experiment
 from mlkit.landscape import study
-from mlkit.landscape.study import Curves, change, correlation, curves, outcomes, over_epochs, peak, shared
+from mlkit.landscape.study import Curves, across_runs, change, correlation, curves, outcomes, over_epochs, peak, shared
 from mlkit.landscape.watch import Watch
 from mlkit.learners import MAML
 from mlkit.losses import MEAN_SQUARED_ERROR, mean_squared_error
@@ -52,6 +52,21 @@ def smooth(draws: np.random.Generator, persistence: float, points: int = 60) -> 
 def test_the_interval_holds_the_truth_as_often_as_it_says(draws, persistence, series):
     trials = [correlation(*(smooth(draws, persistence) for _ in range(2)), series=series) for _ in range(600)]
     assert np.mean([each.low <= 0 <= each.high for each in trials]) == pytest.approx(0.95, abs=0.035)
+
+
+def test_runs_are_the_points_of_an_average_over_runs(draws):
+    true, trials = 0.4, []
+    for _ in range(600):
+        pairs = draws.multivariate_normal([0, 0], [[1, true], [true, 1]], size=(5, 60))
+        trials.append(across_runs([np.corrcoef(pair.T)[0, 1] for pair in pairs]))
+    assert np.mean([each.low <= true <= each.high for each in trials]) == pytest.approx(0.95, abs=0.03)
+    found = across_runs([0.5, math.nan, 0.5])
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert found.count == 2 and len(found.runs) == 3
+    alone = across_runs([1.0])
+    assert alone.value == pytest.approx(1.0) and (alone.low, alone.high) == (-1, 1)
+    with pytest.raises(ValueError, match="at least one finite correlation, got 1 runs"):
+        across_runs([math.nan])
 
 
 def test_epochs_taken_for_independent_points_say_too_much(draws):
