@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mlkit.chapters.methods import COLUMNS, METHODS, Method, Setting
+from mlkit.chapters.columns import settings_of
+from mlkit.chapters.methods import COLUMNS, Setting
 from mlkit.chapters.pairs import Gain
 from mlkit.chapters.segmentation import Training
 from mlkit.chapters.table2 import Records, ahead, percent
@@ -14,13 +15,6 @@ from mlkit.stored import Record
 
 BASE = "FOMAML*"
 RULES = 1  # grows with every change of a rule, so that a stored verdict is decided anew
-
-METHODS.update(  # what only table 1 trains; its other rows are those of table 2
-    {
-        "FOMAML* (Auto-DeepLab)": Method("fomaml_star", options=(("decoder", "auto_deeplab"),)),
-        "FOMAML* (no residual)": Method("fomaml_star", options=(("decoder", "rsd_no_residual"),)),
-    }
-)
 
 
 class Row(NamedTuple):
@@ -63,11 +57,7 @@ def settings(parameters: Any) -> list[Setting]:
         ValueError: the columns differ in length.
     """
     columns = {name: field for name, field in COLUMNS.items() if field != "joint_iterations"}
-    lengths = {name: len(getattr(parameters, name)) for name in columns}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"expected one entry a setting in each of {', '.join(columns)}; got {lengths}")
-    rows = zip(*(getattr(parameters, name) for name in columns), strict=True)
-    return [Setting(**dict(zip(columns.values(), values, strict=True)), joint_iterations=0) for values in rows]
+    return settings_of(parameters, columns, Setting, joint_iterations=0)
 
 
 def answers(records: Records, setting: Setting, shots: int) -> list[dict[str, Any]]:

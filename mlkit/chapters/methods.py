@@ -1,10 +1,12 @@
-"""What the chapters on segmentation compare: settings of data and network, and the methods of paper 000, table 2."""
+"""What the chapters on segmentation compare: settings of data and network, methods of tables 1 and 2 of paper 000."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from mlkit.chapters.columns import settings_of
 
 COLUMNS = {  # name of a parameter: the field of a setting that one of its entries is
     "data": "data",
@@ -40,7 +42,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Method:
-    """What makes a row of table 2.
+    """What makes a row of table 1 or 2.
 
     training: a variant of `Displacement`; "joint", one network of all classes; or None, no outer step at all.
     regularized: with L2, augmentation and dropout. fixed_support: Reptile's first five pictures of each class. pool:
@@ -65,6 +67,8 @@ METHODS = {
     "joint-trained": Method("joint"),
     "transfer (encoder alone)": Method(None),
     "from scratch": Method(None, pretrained=False),
+    "FOMAML* (Auto-DeepLab)": Method("fomaml_star", options=(("decoder", "auto_deeplab"),)),
+    "FOMAML* (no residual)": Method("fomaml_star", options=(("decoder", "rsd_no_residual"),)),
 }
 
 
@@ -74,8 +78,4 @@ def settings(parameters: Any) -> list[Setting]:
     Raises:
         ValueError: the columns differ in length.
     """
-    lengths = {name: len(getattr(parameters, name)) for name in COLUMNS}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"expected one entry a setting in each of {', '.join(COLUMNS)}; got {lengths}")
-    rows = zip(*(getattr(parameters, name) for name in COLUMNS), strict=True)
-    return [Setting(**dict(zip(COLUMNS.values(), row, strict=True))) for row in rows]
+    return settings_of(parameters, COLUMNS, Setting)

@@ -228,7 +228,7 @@ class Training:
         return Result(scores, arrays, self._data(), tasks=self.setting.test_tasks)
 
     def _data(self) -> dict[str, Any]:
-        """Describe the test tasks; a stand-in is what is tested or trained on other data than the paper's."""
+        """Describe the test tasks; a stand-in is what other data than the paper's tested, trained or pre-trained."""
         tested, tasks = self.test(self.parameters.shots[0]), self.tasks(self.parameters.shots[0])
         learned = tasks.split("train").describe()
         ours = tested.tasks.describe()
@@ -236,8 +236,16 @@ class Training:
             "content_hash": tested.content_hash,
             "training_data": learned["data"],
             "training_data_hash": learned["content_hash"],
-            "stand_in": ours["stand_in"] or learned["stand_in"] or self.setting.data != "fss1000",
+            "stand_in": any(
+                [ours["stand_in"], learned["stand_in"], self.setting.data != "fss1000", self._other_encoder]
+            ),
         }
+
+    @property
+    def _other_encoder(self) -> bool:
+        """Whether its encoder starts elsewhere than the paper's: from ImageNet, or for "from scratch" from nothing."""
+        weights = self.routine.model.encoder_weights
+        return self.kind.pretrained and (weights is None or weights.stand_in)
 
 
 @cache

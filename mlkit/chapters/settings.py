@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mlkit.chapters.columns import settings_of
 from mlkit.driver import Learner, Meta, stack
 from mlkit.experiment import Experiment, weights_of
 from mlkit.landscape.study import shared
@@ -75,11 +76,7 @@ def settings(parameters: Any) -> list[Setting]:
     Raises:
         ValueError: the columns differ in length.
     """
-    lengths = {name: len(getattr(parameters, name)) for name in COLUMNS}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"expected one entry a setting in each of {', '.join(COLUMNS)}; got {lengths}")
-    rows = zip(*(getattr(parameters, name) for name in COLUMNS), strict=True)
-    return [Setting(**dict(zip(COLUMNS.values(), row, strict=True))) for row in rows]
+    return settings_of(parameters, COLUMNS, Setting)
 
 
 def execution(parameters: Any) -> Execution:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,25 @@ def test_scores_ship_and_weights_stay(project):
     again = training.weights()
     assert kept.keys() == again.keys()
     assert all(torch.equal(kept[name], again[name]) for name in kept), "trained again, to the bit"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "method", "expected"),
+    [
+        ("imagenet", "FOMAML*", False),
+        ("random", "FOMAML*", True),
+        ("random", "from scratch", False),
+        ("imagenet", "from scratch", False),
+        ("own.pth", "joint-trained", True),
+    ],
+)
+def test_on_the_papers_data_another_encoder_is_a_stand_in(tmp_path, monkeypatch, encoder, method, expected):
+    torch.save({}, tmp_path / "own.pth")
+    setting = replace(SHAPES, data="fss1000", encoder=str(tmp_path / encoder) if "." in encoder else encoder)
+    papers = SimpleNamespace(describe=lambda: {"data": "fss1000", "stand_in": False, "content_hash": ""})
+    monkeypatch.setattr(Training, "test", lambda *_: SimpleNamespace(tasks=papers, content_hash=""))
+    monkeypatch.setattr(Training, "tasks", lambda *_: SimpleNamespace(split=lambda _: papers))
+    assert Training(setting, method, parameters())._data()["stand_in"] is expected
 
 
 def test_a_new_session_finds_what_there_is(project, monkeypatch):
