@@ -107,17 +107,17 @@ def predict(model: nn.Module, adapted: Adapted, x: Tensor) -> Tensor:
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
-    """Say what a record must say of a model: its own `describe()`, or else a hash of its printed structure."""
+    """Say what a record must say of a model: its own `describe()`, or else a hash of its printed structure.
+
+    A model that mixes normalization policies names them itself, as `normalization`.
+    """
     if hasattr(model, "describe"):
         structure = model.describe()
     else:
         structure = {"structure": hashlib.sha256(repr(model).encode()).hexdigest()[:16]}
-    return {
-        "model": type(model).__name__,
-        **structure,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "normalization": policy_of(model),
-    }
+    policy = {} if "normalization" in structure else {"normalization": policy_of(model)}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"model": type(model).__name__, **structure, "parameters": parameters, **policy}
 
 
 def describe_augment(augment: Any) -> dict[str, Any]:

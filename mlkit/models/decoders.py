@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mlkit.models.encoder import EPS, MOMENTUM, draw_normal
 from mlkit.models.noise import Dropout
-from mlkit.models.normalization import BatchNorm, Policy, normalization
+from mlkit.models.normalization import Policy, normalization
 from mlkit.models.resized import convolve_joined
 
 
@@ -103,18 +103,20 @@ class PyramidPooling(nn.Module):
 class SeparableDecoder(nn.Module):
     """The skip decoder of DeepLab-v3+ (Chen et al. 2018): joined features through two depthwise separable layers.
 
-    As in the code of paper 000, batch normalization uses the batch's own statistics at all times, prediction included.
+    As in the code of paper 000, batch normalization uses the batch's own statistics at all times, prediction included:
+    where the policy of the network is "running", that of this decoder is "transductive".
     """
 
     def __init__(self, deep: int, skip: int, *, norm: Policy = "running") -> None:
         super().__init__()
-        self.project = _always_by_batch(norm, skip, deep // 2, 1)
+        own: Policy = "transductive" if norm == "running" else norm
+        self.project = _normalized(own, skip, deep // 2, 1)
         joined = deep + deep // 2
         self.layers = nn.Sequential(
-            _always_by_batch(norm, joined, joined, 3, groups=joined),
-            _always_by_batch(norm, joined, joined, 1),
-            _always_by_batch(norm, joined, joined, 3, groups=joined),
-            _always_by_batch(norm, joined, joined, 1),
+            _normalized(own, joined, joined, 3, groups=joined),
+            _normalized(own, joined, joined, 1),
+            _normalized(own, joined, joined, 3, groups=joined),
+            _normalized(own, joined, joined, 1),
         )
 
     def draw(self) -> None:
@@ -124,13 +126,6 @@ class SeparableDecoder(nn.Module):
     def forward(self, skip: Tensor, deep: Tensor) -> Tensor:
         """Return features (examples, 3/2 deep, height, width) as large as `skip`."""
         return self.layers(torch.cat([resize(deep, skip.shape[-2:]), self.project(skip)], 1))
-
-
-class BatchStatistics(BatchNorm):
-    """Batch normalization by the batch's own statistics in every phase."""
-
-    def _uses_stored_statistics(self) -> bool:
-        return False
 
 
 class _Layer(nn.Sequential):
@@ -146,12 +141,10 @@ class _Layer(nn.Sequential):
         return norm(swish(convolve_joined(convolution, parts)))
 
 
-def _always_by_batch(norm: Policy, before: int, after: int, kernel: int, *, groups: int = 1) -> nn.Sequential:
-    """Return convolution, normalization and swish; "running" becomes statistics of the batch."""
+def _normalized(norm: Policy, before: int, after: int, kernel: int, *, groups: int = 1) -> nn.Sequential:
+    """Return convolution, normalization and swish."""
     convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, groups=groups, bias=False)
-    how = {"eps": EPS, "momentum": MOMENTUM}
-    own = BatchStatistics(after, norm, **how) if norm == "running" else normalization(norm, after, **how)
-    return nn.Sequential(convolution, own, nn.SiLU())
+    return nn.Sequential(convolution, normalization(norm, after, eps=EPS, momentum=MOMENTUM), nn.SiLU())
 
 
 def draw_glorot(module: nn.Module) -> None:

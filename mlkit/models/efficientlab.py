@@ -11,7 +11,7 @@ from mlkit.models.decoders import PyramidPooling, ResidualSkipDecoder, Separable
 from mlkit.models.encoder import Encoder
 from mlkit.models.encoder_weights import EncoderWeights
 from mlkit.models.noise import Dropout
-from mlkit.models.normalization import Policy
+from mlkit.models.normalization import Policy, policy_of
 
 Variant = Literal["3", "6-3"]
 Decoder = Literal["rsd", "rsd_no_residual", "auto_deeplab"]
@@ -29,7 +29,7 @@ class EfficientLab(nn.Module):
         variant: where skip connections meet a decoder: after stage "3", or "6-3": after stages 6 and 3.
         width: factor of all numbers of channels; 1 is the paper's.
         decoder: "rsd", or for table 1 "rsd_no_residual" or "auto_deeplab".
-        norm: normalization policy.
+        norm: normalization policy; the decoder "auto_deeplab" turns "running" into "transductive" for itself.
         drop_connect: rate at the last block of the encoder, falling to 0 at the first.
         dropout: rate before the head.
         encoder_weights: what `reset_parameters`, and so every learner, copies into the encoder; None keeps random ones.
@@ -105,9 +105,11 @@ class EfficientLab(nn.Module):
         return tuple(dict.fromkeys(block_of(name) for name, _ in self.named_parameters()))
 
     def describe(self) -> dict[str, Any]:
-        """Return what tells this network from another."""
+        """Return what tells this network from another; `normalization` where policies are mixed."""
         weights = self.encoder_weights
-        return {**self._described, "encoder_weights": weights.describe() if weights else None}
+        policies = dict.fromkeys((policy_of(self.encoder), policy_of(self.decoder)))
+        mixed = {"normalization": ", in the decoder ".join(policies)} if len(policies) > 1 else {}
+        return {**self._described, "encoder_weights": weights.describe() if weights else None, **mixed}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (examples, channels, height, width)."""

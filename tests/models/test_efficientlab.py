@@ -45,7 +45,7 @@ def narrow(**options) -> EfficientLab:
         ({"variant": "3"}, 1_368_242, 16_832),
         ({"variant": "6-3"}, 2_071_714, 17_504),
         ({"decoder": "rsd_no_residual"}, 1_368_242, 16_832),
-        ({"decoder": "auto_deeplab"}, 1_090_482, 16_160 + 2 * (56 + 4 * 168)),
+        ({"decoder": "auto_deeplab"}, 1_090_482, 16_160),
         ({"channels": 1001}, 1_368_242 - 226 + 113_113, 16_832),
     ],
 )
@@ -184,10 +184,26 @@ def test_tasks_at_once_are_tasks_one_by_one(options):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_fits(decoder, policy):
     model = narrow(decoder=decoder, norm=policy)
-    assert policy_of(model) == policy
+    always_by_batch = decoder == "auto_deeplab" and policy == "running"
+    assert policy_of(model.encoder) == policy
+    assert policy_of(model.decoder) == ("transductive" if always_by_batch else policy)
+    said = "running, in the decoder transductive" if always_by_batch else policy
+    assert describe_model(model)["normalization"] == said
     for phase in ("adapt", "predict"):
         set_phase(model, phase)
         assert model(images(2, 3, 16, 16)).isfinite().all()
+
+
+def test_the_separable_decoder_normalizes_by_the_batch_at_all_times():
+    decoder = narrow(decoder="auto_deeplab").decoder["separable"]
+    inputs = images(2, 8, 4, 4), images(2, 32, 1, 1)
+    found = {}
+    for phase in ("adapt", "predict"):
+        set_phase(decoder, phase)
+        found[phase] = decoder(*inputs)
+        alone = decoder(*(part[:1] for part in inputs))
+        assert not torch.allclose(alone, found[phase][:1], atol=1e-3)
+    assert torch.equal(found["adapt"], found["predict"])
 
 
 def mean_square(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
