@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,7 +43,11 @@ class OuterLoop:
         schedule: any torch learning-rate scheduler, as a function of the optimizer.
         clip_value: clip the entries of the meta-gradient to [-clip, clip].
         clip_norm: scale each seed's meta-gradient down to this norm.
+        clipped: clip meta-parameters whose name starts with this alone, e.g. "theta." for the initialization.
         validate_every: outer steps between validations; also how often trackers and the history are updated.
+        on_divergence: what a loss or meta-gradient that is not finite does: "stop" the training with an error, or
+            "freeze" its seed, whose state stays as it was and is judged no more, while the others go on as long as
+            there are any.
     """
 
     iterations: int
@@ -53,6 +57,8 @@ class OuterLoop:
     clip_value: float | None = None
     clip_norm: float | None = None
     validate_every: int = 500
+    clipped: str = ""
+    on_divergence: Literal["stop", "freeze"] = "stop"
 
     def __post_init__(self) -> None:
         if self.iterations < 0 or min(self.meta_batch, self.validate_every) < 1:
@@ -60,12 +66,17 @@ class OuterLoop:
                 f"expected iterations of at least 0, meta_batch and validate_every of at least 1, got "
                 f"{self.iterations}, {self.meta_batch}, {self.validate_every}"
             )
+        if self.on_divergence not in ("stop", "freeze"):
+            raise ValueError(f"expected on_divergence 'stop' or 'freeze', got {self.on_divergence!r}")
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""
         kept = ("iterations", "meta_batch", "clip_value", "clip_norm", "validate_every")
+        added = {"clipped": self.clipped} if self.clipped else {}  # named where they are set
+        added |= {"on_divergence": self.on_divergence} if self.on_divergence != "stop" else {}
         return {
             **{name: getattr(self, name) for name in kept},
+            **added,
             "optimizer": _describe(self.optimizer),
             "schedule": _describe(self.schedule) if self.schedule else None,
         }

@@ -38,14 +38,14 @@ def observe(
     point: dict[str, Any] = {"iteration": state.iteration, "train_loss": training[0]}
     point[f"train_{metric.name}"] = training[1]
     if validation is not None:
-        scores = _validated(state, learner, validation, execution)
+        scores = state.but_frozen(_validated(state, learner, validation, execution))
         state.keep_best(scores, validation.metric.better(scores, state.best_score))
         point["validation"] = scores.tolist()
     start = time.monotonic()
     for name, values in _tracked(state, trackers):
         if name in point:
             raise ValueError(f"expected every quantity of the history to have its own name, got {name!r} twice")
-        point[name] = values.tolist()
+        point[name] = state.but_frozen(values).tolist()
     state.tracking_seconds += time.monotonic() - start
     if state.history and point.keys() != state.history.keys():
         changed = ", ".join(sorted(point.keys() ^ state.history.keys()))

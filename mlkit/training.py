@@ -30,7 +30,8 @@ class Trained:
     best: state of each run at its best validation (the last one where there is no validation); last: final state;
     best_iteration (runs,); history: name -> tensor (points, runs, ...), and `iteration` (points,);
     seconds: wall time spent training and validating, tracking_seconds: wall time spent in trackers, both over all
-    sessions of the run.
+    sessions of the run; diverged_at (runs,): the step at which a run was frozen, -1 where it never diverged. Such a
+    run's history is NaN from there on, its last state is that before the step.
     """
 
     best: Meta
@@ -39,6 +40,7 @@ class Trained:
     history: dict[str, Tensor]
     seconds: float
     tracking_seconds: float
+    diverged_at: Tensor
 
 
 def train(
@@ -72,7 +74,8 @@ def train(
         folder: where checkpoints go; None to keep none.
 
     Raises:
-        FloatingPointError: a loss or meta-gradient is not finite; names the step, the learner, the last checkpoint.
+        FloatingPointError: a loss or meta-gradient is not finite, and the outer loop stops on divergence; names the
+            step, the learner, the last checkpoint.
         checkpoint.Interrupted: Ctrl-C or SIGTERM came; the state is saved.
         ValueError: the folder holds a run with other settings, a meta-batch cannot be shared out evenly, or trackers
             disagree about names.
@@ -93,10 +96,10 @@ def train(
     ):
         if not state.history:
             observe(state, learner, metric, **look)
-        while state.iteration < outer.iterations:
+        while not state.ended(outer):
             batch = _next_batch(state, tasks, outer.meta_batch, execution)
             _step(state, learner, outer, batch, metric, execution, keeper)
-            last = state.iteration == outer.iterations
+            last = state.ended(outer)
             if last or state.iteration % outer.validate_every == 0:
                 observe(state, learner, metric, **look)
             state.seconds, clock = state.seconds + time.monotonic() - clock, time.monotonic()
@@ -141,27 +144,30 @@ def _step(
     average_over_processes([*found.gradients.values(), *found.buffers.values(), numbers])
     for name, parameter in state.parameters.items():
         parameter.grad = found.gradients[name]
-    _clip(list(state.parameters.values()), outer)
-    if broken := _broken_runs(numbers[0], state.parameters):
-        raise FloatingPointError(
-            f"the loss or meta-gradient of run {broken} is not finite at step {state.iteration + 1} of "
-            f"{learner.describe()}; {keeper}; lower the inner or outer learning rate, or clip the meta-gradient, "
-            "in a new folder"
-        )
-    state.optimizer.step()
+    _clip([tensor for name, tensor in state.parameters.items() if name.startswith(outer.clipped)], outer)
+    if (broken := _broken_runs(numbers[0], state.parameters) & ~state.frozen).any():
+        state.diverged_at[broken] = state.iteration + 1
+        if outer.on_divergence == "stop":
+            raise FloatingPointError(
+                f"the loss or meta-gradient of run {broken.nonzero().flatten().tolist()} is not finite at step "
+                f"{state.iteration + 1} of {learner.describe()}; {keeper}; lower the inner or outer learning rate, or "
+                "clip the meta-gradient, in a new folder"
+            )
+    with state.keeping_frozen():
+        state.optimizer.step()
+        for name, buffer in found.buffers.items():
+            state.meta[name].copy_(buffer)
     if state.scheduler:
         state.scheduler.step()
-    for name, buffer in found.buffers.items():
-        state.meta[name].copy_(buffer)
-    state.sums += numbers.cpu()
+    state.sums += state.but_frozen(numbers.cpu().T).T
     state.summed += 1
     state.iteration += 1
 
 
-def _broken_runs(losses: Tensor, parameters: Meta) -> list[int]:
-    """Return the runs whose loss or clipped meta-gradient is not finite: one step on, their weights would be lost."""
+def _broken_runs(losses: Tensor, parameters: Meta) -> Tensor:
+    """Tell whose loss or clipped meta-gradient is not finite (runs,): one step on, their weights would be lost."""
     sums = [losses, *(parameter.grad.flatten(1).sum(1).to(losses.dtype) for parameter in parameters.values())]
-    return (~torch.stack(sums).isfinite().all(0)).nonzero().flatten().tolist()
+    return ~torch.stack(sums).isfinite().all(0).cpu()
 
 
 def _clip(parameters: list[Tensor], outer: OuterLoop) -> None:
@@ -183,6 +189,8 @@ def _report(bar: tqdm, state: TrainingState, tasks_per_step: int, metric: Metric
         shown[metric.name] = f"{float(state.sums[1].mean()) / state.summed:.4f}"
     if "validation" in state.history:
         shown["best"] = f"{float(state.best_score.mean()):.4f}"
+    if state.frozen.any():
+        shown["diverged"] = f"{int(state.frozen.sum())} of {len(state.frozen)}"
     bar.set_postfix(shown, refresh=False)
     bar.update(1)
 
@@ -190,11 +198,12 @@ def _report(bar: tqdm, state: TrainingState, tasks_per_step: int, metric: Metric
 def _finish(state: TrainingState, validation: Validation | None) -> Trained:
     last = {name: tensor.clone() for name, tensor in state.frozen_meta().items()}
     if validation is None:
-        best, iterations = last, torch.full_like(state.best_iteration, state.iteration)
+        best, iterations = last, torch.where(state.frozen, state.diverged_at - 1, state.iteration)
     else:
         best, iterations = state.best, state.best_iteration
     history = {name: torch.tensor(values, dtype=torch.float64) for name, values in state.history.items()}
-    return Trained(best, last, iterations, history, state.seconds - state.tracking_seconds, state.tracking_seconds)
+    seconds = state.seconds - state.tracking_seconds, state.tracking_seconds
+    return Trained(best, last, iterations, history, *seconds, state.diverged_at)
 
 
 @dataclass

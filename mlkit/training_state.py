@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ class TrainingState:
     best: Meta
     best_score: Tensor  # (runs,)
     best_iteration: Tensor  # (runs,)
+    diverged_at: Tensor  # (runs,): the step whose loss or meta-gradient was not finite; -1 where there was none
     generators: list[torch.Generator]  # one a run, for its training tasks
     optimizer: Optimizer
     scheduler: LRScheduler | None
@@ -38,6 +40,32 @@ class TrainingState:
     def parameters(self) -> dict[str, Tensor]:
         """What the outer optimizer learns."""
         return {name: tensor for name, tensor in self.meta.items() if not is_buffer(name)}
+
+    @property
+    def frozen(self) -> Tensor:
+        """Which runs have diverged: they stay as they are (runs,)."""
+        return self.diverged_at >= 0
+
+    def ended(self, outer: OuterLoop) -> bool:
+        """Tell whether all steps are made, or nobody is left to make any."""
+        return self.iteration == outer.iterations or bool(self.frozen.all())
+
+    def but_frozen(self, values: Tensor) -> Tensor:
+        """Return a quantity of each run (runs, ...) with NaN for those that have diverged."""
+        if not (self.frozen.any() and values.is_floating_point()):
+            return values
+        return values.masked_fill(self.frozen.to(values.device).view(-1, *[1] * (values.dim() - 1)), torch.nan)
+
+    @contextmanager
+    def keeping_frozen(self) -> Iterator[None]:
+        """Keep the runs that have diverged out of a step of the optimizer."""
+        rows = self.frozen.nonzero().flatten()
+        kept = {name: tensor[rows.to(tensor.device)] for name, tensor in self.frozen_meta().items() if len(rows)}
+        for name in kept.keys() & self.parameters.keys():
+            self.meta[name].grad[rows] = 0.0
+        yield
+        for name, tensor in kept.items():
+            self.frozen_meta()[name][rows] = tensor
 
     def frozen_meta(self) -> Meta:
         """Return the meta-parameters, cut from training."""
@@ -57,6 +85,7 @@ class TrainingState:
             "best": self.best,
             "best_score": self.best_score,
             "best_iteration": self.best_iteration,
+            "diverged_at": self.diverged_at,
             "generators": [generator.get_state() for generator in self.generators],
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
@@ -76,6 +105,7 @@ class TrainingState:
                 self.best[name].copy_(saved["best"][name])
         for generator, state in zip(self.generators, saved["generators"], strict=True):
             generator.set_state(state)
+        self.diverged_at = saved.get("diverged_at", self.diverged_at)  # older checkpoints have none
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.scheduler:
             self.scheduler.load_state_dict(saved["scheduler"])
@@ -106,6 +136,7 @@ def start(
         best={name: tensor.detach().clone() for name, tensor in meta.items()},
         best_score=torch.full((len(seeds),), worst, dtype=torch.float64),
         best_iteration=torch.zeros(len(seeds), dtype=torch.int64),
+        diverged_at=torch.full((len(seeds),), -1),
         generators=[seeded("training tasks", seed) for seed in seeds],
         optimizer=optimizer,
         scheduler=outer.schedule(optimizer) if outer.schedule else None,

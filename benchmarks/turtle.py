@@ -1,0 +1,143 @@
+"""One meta-iteration of second-order TURTLE next to a straightforward loop over tasks in plain torch: time and error.
+
+    python benchmarks/turtle.py [--device cuda] [--repeats 5] [--tasks 25]
+
+The same network, rule, tasks and process; the two take turns; the median counts. The loop is what one writes with
+`torch.nn.functional` and `torch.autograd.grad`: a task after the other, its graph kept through all inner steps, and
+backward; the accuracy of both is taken against the loop in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads sleep, or a busy core stalls all
+
+import torch
+import torch.nn.functional as F
+from cases import PlainMLP
+from store import store
+from torch import Tensor
+from torch.func import functional_call
+
+from mlkit.driver import Meta, meta_gradient, stack
+from mlkit.learners import Turtle
+from mlkit.losses import mean_squared_error
+from mlkit.models import MLP
+from mlkit.seeding import seeded
+from mlkit.tasks import TaskBatch, sample, sine
+
+TASKS, STEPS, BAR = 25, 5, 5.0
+EXECUTION = {"workers": os.cpu_count() or 1}
+Method = Callable[[Meta, TaskBatch], Meta]
+
+
+def ours(meta: Meta, batch: TaskBatch) -> Meta:
+    """Return mlkit's meta-gradient, the mean over the tasks."""
+    how = EXECUTION if batch.seeds.device.type == "cpu" else {}
+    found = meta_gradient(Turtle(MLP(), STEPS, mean_squared_error), stack([meta]), batch, **how).gradients
+    return {name: gradient[0] for name, gradient in found.items()}
+
+
+def loop(meta: Meta, batch: TaskBatch) -> Meta:
+    """Return the same, task by task."""
+    learned = {name: tensor.clone().requires_grad_() for name, tensor in meta.items()}
+    start, phi, alpha = (_role(learned, name) for name in ("theta", "phi", "inner_lr"))
+    model = PlainMLP()
+    for x, y, query_x, query_y in zip(batch.support.x, batch.support.y, batch.query.x, batch.query.y, strict=True):
+        theta, history = start, None
+        for _ in range(STEPS):
+            loss = F.mse_loss(functional_call(model, theta, (x,)), y)
+            slopes = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+            gradient = torch.cat([slope.flatten() for slope in slopes])
+            history = gradient if history is None else 0.9 * history + 0.1 * gradient
+            moves = _rule(phi, torch.stack([gradient, history], 1)).split([t.numel() for t in theta.values()])
+            theta = {
+                name: tensor + alpha[name] * move.view_as(tensor)
+                for (name, tensor), move in zip(theta.items(), moves, strict=True)
+            }
+        (F.mse_loss(functional_call(model, theta, (query_x,)), query_y) / len(batch)).backward()
+    return {name: tensor.grad for name, tensor in learned.items()}
+
+
+def _role(meta: Meta, role: str) -> Meta:
+    return {name.removeprefix(f"{role}."): tensor for name, tensor in meta.items() if name.startswith(f"{role}.")}
+
+
+def _rule(phi: Meta, read: Tensor) -> Tensor:
+    """Apply the meta-network to what each coordinate reads (n, 2) -> (n,)."""
+    for layer in range(5):
+        read = F.relu(F.linear(read, phi[f"body.{layer}.weight"], phi[f"body.{layer}.bias"]))
+    return F.linear(read, phi["head.weight"], phi["head.bias"]).squeeze(1)
+
+
+METHODS: dict[str, Method] = {"mlkit": ours, "loop": loop}
+
+
+def case(tasks: int, device: str, dtype: torch.dtype) -> tuple[Meta, TaskBatch]:
+    """Return an initialization, a rule and tasks of the published sine study: 5 shots, 50 queries."""
+    meta = Turtle(MLP(), STEPS, mean_squared_error).init(seeded("benchmark"))
+    batch = sample(sine("huisman"), tasks, seeded("benchmark")).to(device, dtype)
+    return {name: tensor.to(device, dtype) for name, tensor in meta.items()}, batch
+
+
+def distance(found: Meta, exact: Meta) -> float:
+    """Return the norm of the difference over the norm of `exact`, all meta-parameters together."""
+    difference = sum((found[name].double() - exact[name].double()).square().sum() for name in exact)
+    return float((difference / sum(tensor.double().square().sum() for tensor in exact.values())).sqrt())
+
+
+def seconds(method: Method, *arguments: Any) -> float:
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    start = time.perf_counter()
+    method(*arguments)
+    wait()
+    return time.perf_counter() - start
+
+
+def measure(tasks: int, device: str, repeats: int) -> dict[str, Any]:
+    """Return the row."""
+    exact, single = case(tasks, device, torch.float64), case(tasks, device, torch.float32)
+    truth = loop(*exact)
+    errors = {name: distance(method(*single), truth) for name, method in METHODS.items()}  # warms up, too
+    times: dict[str, list[float]] = {name: [] for name in METHODS}
+    for _ in range(repeats):
+        for name, method in METHODS.items():
+            times[name].append(seconds(method, *single))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "measure": "meta-iteration, as a part of that of a plain loop over tasks",
+        "value": medians["mlkit"] / medians["loop"],
+        "bar": 1 / BAR,
+        "case": f"second-order TURTLE, sine MLP, {tasks} tasks, {STEPS} steps",
+        "seconds": medians,
+        "repeats": times,
+        "float32_error": errors,
+        "float64_distance": distance(ours(*exact), truth),
+        "execution": {**EXECUTION, "threads": torch.get_num_threads()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tasks", type=int, default=TASKS)
+    options = parser.parse_args()
+    row = measure(options.tasks, options.device, options.repeats)
+    times = ", ".join(f"{name} {value * 1e3:.1f}" for name, value in row["seconds"].items())
+    print(
+        f"{row['case']}: {times} ms; {1 / row['value']:.2f} x the loop (bar {BAR:g}); float32 error "
+        f"{row['float32_error']['mlkit']:.1e}; float64 distance {row['float64_distance']:.1e}"
+    )
+    store("turtle", [row], device=options.device, partial=options.tasks != TASKS)
+
+
+if __name__ == "__main__":
+    main()
