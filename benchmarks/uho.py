@@ -1,0 +1,129 @@
+"""What reuse of work saves in a search over update hyperparameters: one adaptation a task that scores every step.
+
+    python benchmarks/uho.py [--tasks 200] [--trials 30] [--compared 20] [--repeats 3]
+
+A trial needs the score of every task after 1, 2, ..., 20 steps. `mlkit.uho` adapts once and scores on the way; the
+other way adapts anew for every number of steps. The same tasks, weights and process; the two take turns; the median
+counts; their scores are compared. Then a whole search is timed, on all cores: so many trials, each on so many tasks
+that find the number of steps and as many that judge it. The network is the quick one of the chapters on segmentation,
+untrained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads sleep, or a busy core stalls all
+
+import torch
+from store import store
+from torch import Tensor
+
+from mlkit.augmentation import Augmentation
+from mlkit.driver import stack
+from mlkit.evaluation import evaluate
+from mlkit.learners import Displacement
+from mlkit.models import EfficientLab
+from mlkit.seeding import seeded
+from mlkit.segmentation_losses import IOU, segmentation_loss
+from mlkit.tasks import SegmentationSpec, frozen
+from mlkit.uho import EFFICIENTLAB_3, Objective, tune
+
+BAR = 5.0  # times as fast as without reuse
+QUICK = 180.0  # seconds: what the quick preset of a chapter may take
+SIZE, WIDTH, STEPS, SHOTS, CHUNK = 32, 0.25, 20, 5, 5
+TRAINING = {"inner_lr": 0.005, "steps": 5}
+
+
+def objective(tasks: int) -> Objective:
+    """Return what a search asks of so many tasks of made-up shapes, and of as many others."""
+    model = EfficientLab(width=WIDTH, dropout=0.2)
+    how = {"batch_size": 8, "loss": segmentation_loss, "augment": Augmentation(0.5), "l2": 5e-4}
+    learner = Displacement(model, "fomaml_star", TRAINING["inner_lr"], TRAINING["steps"], **how)
+    meta = stack([learner.init(seeded("benchmark"))])
+    new = SegmentationSpec("shapes", SHOTS, 5, SIZE).split("val")
+    stopping, judging = (frozen(new, tasks, seed) for seed in (1, 2))
+    return Objective(learner, meta, stopping, judging, IOU, max_steps=STEPS, chunk_size=CHUNK)
+
+
+def reused(asked: Objective) -> Tensor:
+    """Score every step of one adaptation a task: (steps, tasks)."""
+    how = {"metric": IOU, "steps": range(1, STEPS + 1), "chunk_size": CHUNK}
+    return evaluate(asked.learner, asked.meta, asked.judging, **how)[0]
+
+
+def separate(asked: Objective) -> Tensor:
+    """Adapt every task anew for every number of steps: (steps, tasks)."""
+    how = {"metric": IOU, "chunk_size": CHUNK}
+    each = (evaluate(asked.learner, asked.meta, asked.judging, steps=n, **how)[0] for n in range(1, STEPS + 1))
+    return torch.stack(list(each))
+
+
+def timed(method: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    start = time.perf_counter()
+    found = method(*arguments)
+    return time.perf_counter() - start, found
+
+
+def compared(tasks: int, repeats: int) -> dict[str, Any]:
+    """Return the row of what reuse saves."""
+    asked = objective(tasks)
+    times: dict[str, list[float]] = {"reused": [], "separate": []}
+    apart = 0.0
+    for _ in range(repeats):
+        (quick, ours), (slow, theirs) = timed(reused, asked), timed(separate, asked)
+        times["reused"].append(quick)
+        times["separate"].append(slow)
+        apart = max(apart, float((ours - theirs).abs().max()))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "measure": "a trial without reuse of work, times one with it",
+        "value": medians["separate"] / medians["reused"],
+        "bar": BAR,
+        "case": f"EfficientLab-3 of width {WIDTH:g}, {SIZE} px, {tasks} tasks, 1 to {STEPS} steps",
+        "seconds": medians,
+        "repeats": times,
+        "largest_difference_in_score": apart,
+    }
+
+
+def whole(tasks: int, trials: int) -> dict[str, Any]:
+    """Return the row of a whole search."""
+    jobs = os.cpu_count() or 1
+    seconds, study = timed(
+        lambda: tune(objective(tasks), EFFICIENTLAB_3, TRAINING, trials=trials, jobs=jobs, progress=False)
+    )
+    return {
+        "measure": "seconds of a whole search",
+        "value": seconds,
+        "bar": QUICK,
+        "case": f"{len(study.trials)} trials of {tasks} + {tasks} tasks, at most {STEPS} steps",
+        "execution": {"chunk_size": CHUNK, "jobs": jobs},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=200)
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--compared", type=int, default=20, help="tasks by which the two ways are compared")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    rows = []
+    for measure in (
+        lambda: compared(options.compared, options.repeats),
+        lambda: whole(options.tasks, options.trials),
+    ):
+        rows.append(measure())
+        print(f"{rows[-1]['measure']}: {rows[-1]['value']:.3g} (bar {rows[-1]['bar']:g})", flush=True)
+    small = (options.tasks, options.trials, options.compared) != (200, 30, 20)
+    store("uho", rows, device="cpu", partial=small)
+
+
+if __name__ == "__main__":
+    main()
