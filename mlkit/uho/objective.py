@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,7 +142,8 @@ class Objective:
 def _measure(
     which: int, learner: Learner, meta: Meta, batch: TaskBatch, metric: Metric, steps: int, device: str
 ) -> tuple[int, Tensor]:
-    scores = evaluate(learner, meta, batch, metric=metric, steps=range(steps + 1), chunk_size=len(batch), device=device)
+    own = copy.deepcopy(learner)  # threads must not share a module: functional_call lends it weights while it runs
+    scores = evaluate(own, meta, batch, metric=metric, steps=range(steps + 1), chunk_size=len(batch), device=device)
     return which, scores[0]
 
 

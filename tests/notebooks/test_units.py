@@ -44,8 +44,10 @@ def test_outputs_are_stripped_and_the_file_is_valid(unit):
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_code_cells_are_short(unit):
-    long = {cell.source.splitlines()[0]: len(cell.source.splitlines()) for cell in cells(unit)}
-    assert {first: lines for first, lines in long.items() if lines > 25} == {}
+    lines = {cell.source.splitlines()[0]: len(cell.source.splitlines()) for cell in cells(unit)}
+    first, *others = lines.items()
+    assert first[1] <= 30, "the parameters cell"
+    assert {line: count for line, count in others if count > 25} == {}
 
 
 @pytest.mark.parametrize("unit", UNITS)

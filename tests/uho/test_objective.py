@@ -65,6 +65,14 @@ def test_chunks_settings_at_once_and_processes_change_nothing():
     joblib.externals.loky.get_reusable_executor().shutdown()
 
 
+def test_threads_do_not_get_in_each_others_way():
+    settings = [{"inner_lr": rate} for rate in (0.01, 0.05, 0.2)]
+    alone = waves(chunk_size=1).worth(settings)
+    with joblib.parallel_config(backend="threading", n_jobs=4):
+        for one, other in zip(alone, waves(chunk_size=1).worth(settings), strict=True):
+            torch.testing.assert_close(one.curve, other.curve, rtol=1e-6, atol=0)
+
+
 def test_a_learner_is_tuned_from_end_to_end():
     study = tune(waves(), RATES, {"inner_lr": 0.01}, trials=6, progress=False)
     best = study.best
