@@ -10,6 +10,7 @@ from mlkit.figures.questions import Question, as_question, ask
 from mlkit.figures.relations import Cloud, correlation, pair_map
 from mlkit.figures.scores import Bar, Cost, cost_curves, score_bars, score_distribution
 from mlkit.figures.searches import Point, Search, search_curves, search_map
+from mlkit.figures.shots import shots_curves, shots_gains
 from mlkit.figures.standalone import export
 from mlkit.figures.surfaces import loss_surface, spectral_density
 
@@ -43,6 +44,8 @@ __all__ = [
     "score_distribution",
     "search_curves",
     "search_map",
+    "shots_curves",
+    "shots_gains",
     "show",
     "sine_adaptation",
     "spectral_density",

@@ -155,12 +155,17 @@ class Statement:
     low: float
     high: float
 
-    def judge(self, matched: Estimate) -> Agreement:
-        """Tell whether an interval lies inside what is said, outside, or partly."""
-        bounded = math.isfinite(self.high)
-        if matched.high < self.low or (bounded and matched.low >= self.high):
+    def judge(self, matched: Estimate, measured: int) -> Agreement:
+        """Tell whether an interval lies inside what is said, outside, or partly.
+
+        Args:
+            matched: number of shots with its interval.
+            measured: the largest that was; of an infinite end is known that it lies beyond.
+        """
+        low, bounded = min(matched.low, measured), math.isfinite(self.high)
+        if matched.high < self.low or (bounded and low >= self.high):
             return "contradicts"
-        return "agrees" if matched.low >= self.low and (matched.high < self.high or not bounded) else "open"
+        return "agrees" if low >= self.low and (matched.high < self.high or not bounded) else "open"
 
 
 STATEMENTS = (

@@ -32,13 +32,13 @@ class Start:
     """An initialization with what adapts it.
 
     Args:
-        learner: whose routine adapts.
-        meta: returns its meta-parameters of one run (1, ...); only called where something is to be computed.
+        learner: returns the learner whose routine adapts; called where something is to be computed.
+        meta: returns its meta-parameters of one run (1, ...), likewise.
         few: update hyperparameters by number of shots, for few of them; see `mlkit.many_shots.adapt`.
-        of: keys of the records that they come from.
+        of: keys of the records that they come from, which tell what the learner is; without any, it is described.
     """
 
-    learner: Displacement | JointTraining
+    learner: Callable[[], Displacement | JointTraining]
     meta: Callable[[], Meta]
     few: Mapping[int, Values] = field(default_factory=dict)
     of: Sequence[str] = ()
@@ -46,7 +46,7 @@ class Start:
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""
         few = {str(shots): dict(values) for shots, values in self.few.items()}
-        return {"learner": self.learner.describe(), "few": few, "of": list(self.of)}
+        return {"few": few, **({"of": list(self.of)} if self.of else {"learner": self.learner().describe()})}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def study(
     known = {pair: found for pair in asked if (found := _stored(folder, *pair))}
     chunks = list(_chunks(tasks, [pair for pair in asked if pair not in known], how.chunk_size or 1))
     if chunks:
-        worker = _Worker(start.learner, start.few, start.meta(), protocol, metric, how, folder)
+        worker = _Worker(start.learner(), start.few, start.meta(), protocol, metric, how, folder)
         with tqdm(chunks, "many shots", unit="chunk", disable=not how.progress) as bar:
             parts = Parallel(n_jobs=jobs)(delayed(worker)(*some, tasks.gather(*some[::-1])) for some in bar)
         for part in parts:
@@ -131,12 +131,7 @@ def record(
     def compute(work: Work) -> Result:
         loaded = tasks.load()
         found = study(start, loaded, protocol, metric=metric, execution=how, jobs=jobs, folder=work.folder)
-        rows = found.scores.flatten(1, 2).nanmean(1).tolist()
-        means = {
-            rule: dict(zip(map(str, found.shots), row, strict=True))
-            for rule, row in zip(found.rules, rows, strict=True)
-        }
-        scores = {"metric": metric.name, "mean": means}
+        scores = {"metric": metric.name, "mean": found.means()}
         return Result(scores, found.arrays(), loaded.describe(), tasks=len(loaded))
 
     settings = start.describe() | {

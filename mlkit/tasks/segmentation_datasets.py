@@ -20,7 +20,8 @@ from mlkit.tasks.shapes import Shapes, shapes
 SPLITS = ("train", "val", "test", "train+val")
 FOLDS = {f"pascal_5i_{fold}": fold for fold in range(4)}
 MIXTURE = "voc_ccp_eth80"
-NAMES = ("shapes", "fss1000", *FOLDS, "ccp", "eth80", MIXTURE)
+REST, FSS_REST = "voc_rest", "fss1000_rest"  # what is left where classes of many pictures are held out
+NAMES = ("shapes", "fss1000", *FOLDS, "ccp", "eth80", MIXTURE, REST, FSS_REST)
 LEAST = 10  # pictures of a class that comes from label maps
 LABEL_MAPS = {  # where pictures and label maps lie, the first that is there
     "voc": [
@@ -49,6 +50,8 @@ def load(
     | ccp | 16 / 5 / 8 tags of Clothing Co-Parsing |
     | eth80 | 50 / 10 / 20 objects of ETH-80, by kind |
     | voc_ccp_eth80 | classes of all three to train on and validate, 9 classes of FSS-1000 to be tested on |
+    | voc_rest | likewise, but none that is like a class of PASCAL with many pictures; those are for testing |
+    | fss1000_rest | 796 / 199 / 5: all but the classes of FP-k, for which paper 000 holds them out |
     | the path of a folder | <class>/<n>.jpg with <n>.png, or {train,val,test}/<class>/... |
 
     No picture is in two splits; one that shows a test class is for testing only. In voc_ccp_eth80 the classes that
@@ -67,12 +70,12 @@ def load(
         raise ValueError(f"expected a split of {', '.join(SPLITS)}; got {split!r}")
     if name == "shapes":
         return shapes(split, size=size)
-    if name == MIXTURE:
-        return _mixture(split, size, root)
+    if name in (MIXTURE, REST):
+        return _mixture(name, split, size, root)
     if name in NAMES:
-        parts = split_classes(name)
-        source = read("voc" if name in FOLDS else name, size=size, root=root)
-        return _selected(source, parts, split, least=0 if name == "fss1000" else LEAST)
+        parts, fss = split_classes(name), name in ("fss1000", FSS_REST)
+        source = read("voc" if name in FOLDS else "fss1000" if fss else name, size=size, root=root)
+        return _selected(source, parts, split, least=0 if fss else LEAST)
     if Path(name).expanduser().is_dir():
         return _own_folder(Path(name).expanduser().resolve(), split, size)
     raise ValueError(
@@ -83,7 +86,7 @@ def load(
 
 def class_count(name: str, split: str, *, size: int = 64) -> int:
     """Return how many classes a split of `name` has; all but shapes and FSS-1000 are read to know."""
-    parts = {"shapes": SHAPES, "fss1000": split_classes("fss1000")}.get(name)
+    parts = SHAPES if name == "shapes" else split_classes(name) if name in ("fss1000", FSS_REST) else None
     if parts is None:
         return len(load(name, split, size=size).names)
     return sum(len(parts[part]) for part in split.split("+"))
@@ -100,6 +103,10 @@ def split_classes(name: str) -> dict[str, list[str]]:
         five = [list(VOC[5 * fold : 5 * fold + 5]) for fold in range(4)]
         test, val, *train = five[FOLDS[name] :] + five[: FOLDS[name]]
         return {"train": [name for part in train for name in part], "val": val, "test": test}
+    if name == FSS_REST:
+        whole, held = listed("fss1000"), listed("fss1000")["fp_k"]
+        parts = {"train": whole["train"] + whole["test"], "val": whole["val"]}
+        return {part: [name for name in names if name not in held] for part, names in parts.items()} | {"test": held}
     if name not in ("fss1000", "ccp", "eth80"):
         raise ValueError(f"expected fss1000, ccp, eth80 or {', '.join(FOLDS)}; got {name!r}; choose one of them")
     return {part: listed(name)[part] for part in ("train", "val", "test")}
@@ -155,12 +162,14 @@ def _selected(source: MaskedImages, parts: dict[str, list[str]], split: str, *, 
     return source.select([n for n in names if n in source.names or not least], without=without, least=least)
 
 
-def _mixture(split: str, size: int, root: Path | str | None) -> MaskedImages:
-    """Return real classes to train on and to validate, none like the classes of FSS-1000 that are tested."""
-    said = listed(MIXTURE)
-    if split == "test":
+def _mixture(name: str, split: str, size: int, root: Path | str | None) -> MaskedImages:
+    """Return real classes to train on and to validate, none like those that are tested."""
+    said = listed(name)
+    if name == MIXTURE and split == "test":
         return read("fss1000", size=size, root=root).select(said["test"])
-    source = joined(MIXTURE, [read(part, size=size, root=root) for part in ("voc", "ccp", "eth80")])
+    source = joined(name, [read(part, size=size, root=root) for part in ("voc", "ccp", "eth80")])
+    if name == REST and split == "test":
+        return source.select(said["test"])
     alike = {kind for kind, names in said["overlaps"].items() if set(names) & set(said["test"])}
     left_out = [name for name in source.names if _kind(name) in alike]
     train = [name for name in source.names if name not in {*left_out, *said["val"]}]

@@ -44,7 +44,7 @@ def many(**changes: Any) -> ManyShots:
 
 
 def begin(name: str = "FOMAML*", **changes: Any) -> Start:
-    return Start(LEARNERS[name], lambda: start(LEARNERS[name]), **{"few": FEW, "of": ["a key"]} | changes)
+    return Start(lambda: LEARNERS[name], lambda: start(LEARNERS[name]), **{"few": FEW, "of": ["a key"]} | changes)
 
 
 def counting(stop_at: int = -1) -> tuple[Metric, Callable[[], int]]:

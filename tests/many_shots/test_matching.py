@@ -102,4 +102,10 @@ def test_classes_that_lack_pictures_are_left_out_where_they_do():
     ],
 )
 def test_no_number_agrees_with_all_that_the_paper_says(low, high, expected):
-    assert tuple(one.judge(Estimate(low, low, high)) for one in STATEMENTS) == expected
+    assert tuple(one.judge(Estimate(low, low, high), 400) for one in STATEMENTS) == expected
+
+
+def test_what_was_not_measured_is_left_open():
+    beyond = Estimate(math.inf, math.inf, math.inf)
+    assert [one.judge(beyond, 40) for one in STATEMENTS] == ["open", "open", "open"]
+    assert [one.judge(beyond, 50) for one in STATEMENTS] == ["contradicts", "agrees", "contradicts"]

@@ -20,7 +20,7 @@ from mlkit.seeding import seeded
 from mlkit.segmentation_losses import IOU, segmentation_loss
 from mlkit.tasks.many_shots import ManyShotsSpec
 
-from .cases import CLOSE, FEW, LEARNERS, PROTOCOL, begin, bright, counting, many, start
+from .cases import CLOSE, FEW, LEARNERS, PROTOCOL, begin, counting, many, start
 
 QUIET = Execution(progress=False)
 
@@ -104,7 +104,7 @@ def test_the_paper_network_on_shapes_leaves_a_record(kind, tmp_path: Path):
         called.append(1)
         return stack([learner.init(seeded("network"))])
 
-    begun = Start(learner, meta, {1: {"inner_lr": 0.001, "steps": 2}}, of=["a training"])
+    begun = Start(lambda: learner, meta, {1: {"inner_lr": 0.001, "steps": 2}}, of=["a training"])
     spec = ManyShotsSpec(shots=(1, 10), query=2, repeats=1, size=16, classes=1)
     protocol = Protocol({"right": Rule(1)}, max_steps=2)
     settings = {"metric": IOU, "execution": QUIET}
@@ -114,4 +114,9 @@ def test_the_paper_network_on_shapes_leaves_a_record(kind, tmp_path: Path):
     assert kept.data["data"] == "shapes" and kept.data["shots"] == [1, 10] and kept.evidence["tasks"] == 1
     again = record(Unit("many_shots", root=tmp_path), "study", begun, spec, protocol, **settings)
     assert again.key == kept.key and called == [1]
-    assert not bright(3).stand_in
+
+
+def test_a_start_is_told_by_the_records_that_it_comes_from_or_by_itself():
+    known, unknown = begin().describe(), begin(of=[]).describe()
+    assert known == {"few": {"1": FEW[1], "3": FEW[3]}, "of": ["a key"]}
+    assert unknown == {"few": known["few"], "learner": LEARNERS["FOMAML*"].describe()}

@@ -13,7 +13,7 @@ from PIL import Image
 from mlkit.tasks import shapes
 from mlkit.tasks.many_shots import FP_K, PASCAL, SHOTS, ManyShots, ManyShotsSpec, fp_k
 from mlkit.tasks.masked_images import MaskedImages
-from mlkit.tasks.segmentation_datasets import VOC
+from mlkit.tasks.segmentation_datasets import VOC, class_count, load, split_classes
 from mlkit.tasks.shapes import SPLITS, _scenes
 
 SMALL = {"shots": (1, 2, 5), "query": 3, "repeats": 2}
@@ -180,9 +180,53 @@ def test_pascal_and_ones_own_folder(root):
     assert tasks.names == ("dog", "cat") and tasks.up_to == {} and len(tasks) == 4
     with pytest.raises(ValueError, match="class 'dog' of voc has 3 pictures, expected at least shots"):
         replace(spec, shots=(1, 3)).load()
-    with pytest.raises(ValueError, match="expected a class of voc, got 'person'"):
+    with pytest.raises(ValueError, match="expected a class of voc, got 'horse'"):
         replace(spec, classes=3).load()
-    assert list(PASCAL)[:4] == ["dog", "cat", "person", "horse"] and PASCAL["aeroplane"] == 100
+    assert list(PASCAL)[:3] == ["dog", "cat", "horse"] and PASCAL["aeroplane"] == 100 and tasks.describe()["stand_in"]
     write_fss(root, ["owl"], count=4)
     own = ManyShotsSpec(str(root / "fss1000" / "fewshot_data"), shots=(1, 3), query=1, repeats=1, size=8).load()
     assert own.names == ("owl",) and own.describe()["stand_in"] is True
+
+
+def test_what_is_left_of_pascal_shows_no_class_that_is_judged(root):
+    number = {name: VOC.index(name) + 1 for name in VOC}
+    shown = [
+        ["bird"],
+        ["bird", "dog"],
+        ["sofa", "bus"],
+        ["sofa"],
+        ["boat", "sofa"],
+        ["boat"],
+        *([name] for name in PASCAL),
+    ]
+    write_voc(root, [[number[name] for name in names] for names in shown for _ in range(10)])
+    for below in ("photos", "masks"):
+        (root / "ccp" / below).mkdir(parents=True)
+    (root / "ccp" / "labels.txt").write_text("null\ncoat")
+    for photo in range(10):
+        Image.new("RGB", (8, 8), (photo, 0, 0)).save(root / f"ccp/photos/{photo}.jpg")
+        Image.new("L", (8, 8), 1).save(root / f"ccp/masks/{photo}.png")
+    for name in ("pear01", "cow02", "horse03", "dog04", "car05", "cup06"):
+        (root / "eth80" / name).mkdir(parents=True)
+        for view in range(10):
+            Image.new("RGB", (8, 8), (view, 9, 9)).save(root / f"eth80/{name}/{view}.jpg")
+            Image.new("L", (8, 8), 255).save(root / f"eth80/{name}/{view}.png")
+    train, val, test = (load("voc_rest", split, size=4) for split in ("train", "val", "test"))
+    assert train.names == ("voc/bird", "voc/sofa", "ccp/coat", "eth80/pear01") and val.names == (
+        "voc/boat",
+        "eth80/cup06",
+    )
+    assert train.offsets.diff().tolist() == [10] * 4, "no bird beside a dog, no sofa in a bus or on a boat"
+    assert test.names == tuple(
+        f"voc/{name}" for name in ("dog", "cat", "horse", "car", "sheep", "cow", "aeroplane", "motorbike")
+    )
+    assert test.offsets.diff().tolist() == [20, *[10] * 7] and train.stand_in
+    judged = ManyShotsSpec("voc", shots=(1, 2), query=1, repeats=1, size=4, classes=8).load()
+    assert {f"voc/{name}" for name in judged.names} == set(test.names)
+
+
+def test_what_is_left_of_fss1000_is_all_but_the_classes_of_fp_k():
+    parts = split_classes("fss1000_rest")
+    assert [len(parts[split]) for split in ("train", "val", "test")] == [796, 199, 5]
+    assert parts["test"] == list(FP_K.values()) and len({name for part in parts.values() for name in part}) == 1000
+    assert class_count("fss1000_rest", "train+val") == 995  # as paper 000 trains for FP-k
