@@ -36,7 +36,7 @@ from mlkit.uho import EFFICIENTLAB_3, Objective, tune
 
 BAR = 5.0  # times as fast as without reuse
 QUICK = 180.0  # seconds: what the quick preset of a chapter may take
-SIZE, WIDTH, STEPS, SHOTS, CHUNK = 32, 0.25, 20, 5, 5
+SIZE, WIDTH, STEPS, SHOTS, CHUNK = 32, 0.25, 20, 5, 20
 TRAINING = {"inner_lr": 0.005, "steps": 5}
 
 

@@ -213,5 +213,5 @@ def test_the_chapter_tests_the_trainings_of_the_chapter_on_segmentation(name):
 
     ours, theirs = values("update_hyperparameters"), values("segmentation")
     assert theirs.keys() - ours.keys() == {"methods", "pictures"}
-    shared = ours.keys() & theirs.keys()
+    shared = (ours.keys() & theirs.keys()) - {"workers"}  # which changes time only
     assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}

@@ -27,9 +27,8 @@ def same(one: Study, other: Study) -> bool:
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_best_of_a_known_function_is_found(seed):
-    study = search(trials=30, seed=seed)
+def test_the_best_of_a_known_function_is_found():
+    study = search(trials=30)
     assert study.best.score > 0.99
     assert len(study.trials) == 30 and study.training.score == pytest.approx(bump(0.5))
     assert study.best_so_far()[-1] == study.best.score
