@@ -170,7 +170,7 @@ def _of_search(case: Case) -> Iterator[tuple[str, str, Found]]:
     gain, rate, steps = case.gain, tuned["values"]["inner_lr"] / routine["inner_lr"], tuned["steps"] / routine["steps"]
     after = 100 * case.judged.scores["mean"]
     note = f"{100 * case.tunable.before.mean():.1f} % before, {after:.1f} % after: {told(gain)}"
-    yield _table(case), f"{case.method} + UHO is better than {case.method}", Found(is_there(gain), after, note)
+    yield _table(case), f"UHO improves {case.method}", Found(is_there(gain), after, note)
     note = f"rate {rate:.2g} times, steps {steps:.2g} times those of meta-training"
     if case.method == STAR:
         holds = rate <= 1 / REACH and steps >= REACH
@@ -182,7 +182,11 @@ def _of_search(case: Case) -> Iterator[tuple[str, str, Found]]:
     few, many = by_limit(case.search)[[routine["steps"] - 1, -1]]
     note = f"{few:.2g} with at most {routine['steps']} steps, {many:.2g} with at most {case.tunable.max_steps}"
     smaller = None if 1 / NEAR <= many / few <= NEAR else bool(many < few)
-    yield "text", "the more steps are allowed, the smaller the best rate", Found(smaller, float(many / few), note)
+    yield (
+        "text",
+        f"{case.method}: the more steps are allowed, the smaller the best rate",
+        Found(smaller, float(many / few), note),
+    )
 
 
 def _table(case: Case) -> str:

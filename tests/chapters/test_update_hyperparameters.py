@@ -162,13 +162,13 @@ def test_claims_are_decided_by_the_numbers(case, tmp_path):
     gained, lost = made_up(case, tmp_path), made_up(case, tmp_path, method=JOINT, after=0.4)
     rates = {SHAPES: {STAR: swept(tmp_path, 0.5, 0.6, 0.2), JOINT: swept(tmp_path, 0.6, 0.6, 0.61)}}
     found = {(claim.figure, claim.says): claim.found for claim in uho.claims([gained, lost], rates)}
-    assert found["T2b", "FOMAML* + UHO is better than FOMAML*"].holds is True
-    assert found["T2b", "joint-trained + UHO is better than joint-trained"].holds is False
+    assert found["T2b", "UHO improves FOMAML*"].holds is True
+    assert found["T2b", "UHO improves joint-trained"].holds is False
     assert found["F3", "FOMAML* is not robust to learning rates 10 times off"].holds is True
     assert found["F3", "joint-trained is not robust to learning rates 10 times off"].holds is not True
     text = {says: result for (figure, says), result in found.items() if figure == "text"}
     assert not any("orders" in says for says in text if text[says].holds)
-    assert "+10.00" in found["T2b", "FOMAML* + UHO is better than FOMAML*"].note
+    assert "+10.00" in found["T2b", "UHO improves FOMAML*"].note
 
 
 def test_few_steps_want_a_larger_rate_where_the_trials_say_so(case, tmp_path):
