@@ -7,6 +7,7 @@ from mlkit.learners.meta_lstm import MetaLSTM
 from mlkit.learners.regularized import RegularizedMAML
 from mlkit.learners.reptile import Displacement
 from mlkit.learners.special_cases import gradient_descent, inner_lr_limit
+from mlkit.learners.transfer import Transfer, with_cosine_head
 from mlkit.learners.turtle import Turtle
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "JointTraining",
     "MetaLSTM",
     "RegularizedMAML",
+    "Transfer",
     "Turtle",
     "gradient_descent",
     "inner_lr_limit",
+    "with_cosine_head",
 ]

@@ -44,7 +44,7 @@ def unflatten(coordinates: Tensor, like: Weights) -> Weights:
 
 
 def preprocess(x: Tensor, p: float = 10.0) -> Tensor:
-    r"""Give each number x (...) as size and sign, (..., 2), so that sizes of many decades fit one network.
+    r"""Give each number x (tasks, ...) as size and sign, (tasks, 2, ...): sizes of many decades fit one network.
 
     $$x \mapsto \begin{cases} (\ln|x| / p,\ \mathrm{sign}\,x) & |x| \ge e^{-p} \\
     (-1,\ e^p x) & \text{else} \end{cases}$$
@@ -57,7 +57,7 @@ def preprocess(x: Tensor, p: float = 10.0) -> Tensor:
     """
     smallest = math.exp(-p)
     size = x.abs().clamp_min(smallest).log() / p
-    return torch.stack([size, torch.where(x.abs() >= smallest, x.sign(), x / smallest)], -1)
+    return torch.stack([size, torch.where(x.abs() >= smallest, x.sign(), x / smallest)], 1)
 
 
 def check_steps(inner_steps: int) -> None:

@@ -124,7 +124,7 @@ class MetaLSTM:
         """Return the update of each inner step, and the state it starts from: h, c and the two gates, all zero."""
         phi, theta = common.role(meta, "phi"), flatten(common.role(meta, "theta"))
         examples = tasks.support.y.shape[1] if self.scale_gradient else 1
-        zeros = theta.new_zeros(*theta.shape, self.width)
+        zeros = theta.new_zeros(len(theta), self.width, theta.shape[1])
 
         def update(weights: Weights, slopes: Weights, losses: Tensor, state: Any) -> tuple[Weights, Any]:
             hidden, cell, forget, learn = state
@@ -137,31 +137,33 @@ class MetaLSTM:
             at = forget.sigmoid() * at - learn.sigmoid() * gradient
             return unflatten(at, weights), (hidden, cell, forget, learn)
 
-        return update, (zeros, zeros, zeros[..., 0], zeros[..., 0])
+        return update, (zeros, zeros, zeros[:, 0], zeros[:, 0])
 
     def _read(self, gradient: Tensor, losses: Tensor) -> Tensor:
-        """Put the inputs of each coordinate side by side: (tasks, n, inputs)."""
+        """Put the inputs of each coordinate side by side: (tasks, inputs, n)."""
         if not self.preprocessed:
-            return gradient[..., None]
-        loss = preprocess(losses)[:, None].expand(*gradient.shape, 2)
-        return torch.cat([preprocess(gradient), loss], -1)
+            return gradient.unsqueeze(1)
+        loss = preprocess(losses).unsqueeze(2).expand(-1, -1, gradient.shape[1])
+        return torch.cat([preprocess(gradient), loss], 1)
 
 
 def lstm_cell(weights: Weights, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Return hidden and cell state (tasks, n, width) after reading x (tasks, n, inputs); weights as `nn.LSTMCell`'s.
+    """Return hidden and cell state (tasks, width, n) after reading x (tasks, inputs, n); weights as `nn.LSTMCell`'s.
 
     Each weight has a leading task axis; the n coordinates of a task share it.
     """
     bias = weights["bias_ih"] + weights["bias_hh"]
-    read = torch.baddbmm(bias.unsqueeze(1), x, weights["weight_ih"].mT)
-    gates = torch.baddbmm(read, hidden, weights["weight_hh"].mT)
-    learn, forget, new, shown = gates.chunk(4, -1)
+    read = torch.bmm(weights["weight_ih"], x).add_(bias.unsqueeze(2))
+    learn, forget, new, shown = torch.baddbmm(read, weights["weight_hh"], hidden).chunk(4, 1)
     cell = forget.sigmoid() * cell + learn.sigmoid() * new.tanh()
     return shown.sigmoid() * cell.tanh(), cell
 
 
 def gate(weights: Weights, hidden: Tensor, theta: Tensor, before: Tensor) -> Tensor:
-    """Return W [h, theta, the gate before] + b of each coordinate (tasks, n), before the sigmoid."""
-    of_hidden, of_theta, of_before = weights["weight"].split([hidden.shape[-1], 1, 1], -1)
-    read = torch.matmul(hidden, of_hidden.unsqueeze(-1)).squeeze(-1)
+    """Return W [h, theta, the gate before] + b of each coordinate (tasks, n), before the sigmoid.
+
+    h is (tasks, width, n), theta and the gate are (tasks, n).
+    """
+    of_hidden, of_theta, of_before = weights["weight"].split([hidden.shape[1], 1, 1], 1)
+    read = torch.bmm(of_hidden.unsqueeze(1), hidden).squeeze(1)
     return read + of_theta * theta + of_before * before + weights["bias"]

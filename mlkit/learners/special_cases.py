@@ -49,8 +49,8 @@ def gradient_descent(learner: MetaLSTM | Turtle, meta: Meta, inner_lr: float, *,
     Example:
         >>> from mlkit.models import MLP
         >>> lstm = MetaLSTM(MLP(), scale_gradient=False)
-        >>> float(gradient_descent(lstm, lstm.init(torch.Generator()), 0.01)["phi.input.bias"])
-        -4.5951...
+        >>> gradient_descent(lstm, lstm.init(torch.Generator()), 0.01)["phi.input.bias"]
+        tensor([-4.5951])
     """
     rule = _of_turtle(learner, meta, inner_lr) if isinstance(learner, Turtle) else _of_lstm(learner, inner_lr, examples)
     changed = {name for name in meta if name.startswith(("phi.forget.", "phi.input.", "phi.head.", "inner_lr."))}

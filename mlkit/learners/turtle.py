@@ -9,11 +9,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mlkit.adaptation import Adapted, Update, Weights, call
+from mlkit.adaptation import Adapted, Update, Weights
 from mlkit.driver import TaskGradients
 from mlkit.learners import common, coordinates
 from mlkit.learners.common import Meta
 from mlkit.learners.coordinates import flatten, unflatten
+from mlkit.learners.rule_network import rule_network
 from mlkit.losses import TaskLoss, cross_entropy
 from mlkit.models import MLP
 from mlkit.tasks.base import TaskBatch
@@ -131,8 +132,10 @@ class Turtle:
         }
 
     def propose(self, phi: Weights, read: Tensor) -> Tensor:
-        """Return g_phi: what the coordinates read (tasks, n, inputs) -> their moves before alpha (tasks, n)."""
-        return call(self.network, phi, {}, read, "adapt")[0].squeeze(-1)
+        """Return g_phi: what the coordinates read (tasks, inputs, n) -> their moves before alpha (tasks, n)."""
+        names = [*(f"body.{layer}" for layer in range(self.hidden_layers)), "head"]
+        weights, biases = ([phi[f"{name}.{kind}"] for name in names] for kind in ("weight", "bias"))
+        return rule_network(read, weights, biases).squeeze(1)
 
     def rule(self, meta: Meta, tasks: TaskBatch) -> tuple[Update, Any]:
         """Return the update of each inner step, and the state it starts from: the time, and no history."""
@@ -154,14 +157,14 @@ class Turtle:
         return update, (0, None)
 
     def _read(self, gradient: Tensor, losses: Tensor, time: int, history: Tensor) -> Tensor:
-        """Put the inputs of each coordinate side by side: (tasks, n, inputs)."""
+        """Put the inputs of each coordinate side by side: (tasks, inputs, n)."""
         seen = {
             "gradient": gradient,
             "loss": losses[:, None].expand_as(gradient),
             "time": torch.full_like(gradient, time),
             "history": history,
         }
-        return torch.stack([seen[name] for name in self.inputs], -1)
+        return torch.stack([seen[name] for name in self.inputs], 1)
 
     def _history(self, past: Tensor | None, gradient: Tensor) -> Tensor:
         """Return what is read as history at this step."""

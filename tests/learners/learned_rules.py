@@ -110,7 +110,7 @@ def check_first_order(learner: Turtle | MetaLSTM, tasks: TaskBatch) -> None:
 def check_chunks(learner: Turtle | MetaLSTM, tasks: TaskBatch) -> None:
     meta = started(learner)
     loop = meta_gradient(learner, meta, tasks, chunk_size=1)
-    for how in ({"chunk_size": 2}, {}, {"chunk_size": 4, "query_chunk": 1}, {"chunk_size": 2, "workers": 2}):
+    for how in ({"chunk_size": 4, "query_chunk": 1}, {"chunk_size": 2, "workers": 2}):
         other = meta_gradient(learner, meta, tasks, **how)
         for name, value in (loop.gradients | loop.buffers).items():
             assert torch.allclose((other.gradients | other.buffers)[name], value, **EXACT), (how, name)

@@ -10,6 +10,7 @@ from torch import nn
 
 from mlkit.driver import for_tasks, meta_gradient, stack
 from mlkit.learners import MAML, Turtle, gradient_descent
+from mlkit.learners.rule_network import rule_network
 from mlkit.losses import mean_squared_error
 from mlkit.models import MLP
 from mlkit.seeding import seeded
@@ -112,8 +113,8 @@ def test_in_first_order_updates_that_are_read_are_constants_too(first_order):
 
 @pytest.mark.parametrize("first_order", [False, True])
 def test_chunks_workers_and_runs_change_nothing(first_order):
-    for how in VARIANTS.values():
-        check_chunks(turtle(first_order=first_order, **how), cases.regression_tasks(5))
+    for name in ("as published", "all inputs", "past updates"):
+        check_chunks(turtle(first_order=first_order, **VARIANTS[name]), cases.regression_tasks(5))
     check_chunks(turtle(image_net("running"), first_order=first_order), cases.image_tasks(5))
     check_runs(turtle(first_order=first_order))
 
@@ -152,6 +153,47 @@ def test_it_is_what_a_plain_loop_over_tasks_computes():
     found = meta_gradient(learner, meta, tasks).gradients
     for name, gradient in plain_loop(learner, meta, tasks).items():
         assert torch.allclose(found[name][0], gradient, **EXACT), name
+
+
+@pytest.mark.parametrize("sizes", [(2, 5, 5, 1), (3, 1), (1, 4, 2)])
+@pytest.mark.parametrize("block", [4, 7, 2048])
+def test_the_rule_is_an_mlp_whatever_the_blocks_of_coordinates(monkeypatch, sizes, block):
+    """The output and all gradients, against torch's own layers, task by task; 9 coordinates end within a block."""
+    monkeypatch.setattr("mlkit.learners.rule_network.BLOCK", block)
+    nets = [MLP(sizes).double() for _ in range(3)]
+    x = torch.randn(3, sizes[0], 9, generator=seeded("rule"), dtype=torch.float64).requires_grad_()
+    layers = [[*net.body, net.head] for net in nets]
+    with torch.no_grad():
+        for net in layers:
+            for layer in net:
+                layer.bias.normal_(generator=seeded("bias"))
+    pairs = list(zip(*layers, strict=True))
+    weights = [torch.stack([layer.weight for layer in same]) for same in pairs]
+    biases = [torch.stack([layer.bias for layer in same]) for same in pairs]
+    found = rule_network(x, weights, biases)
+    expected = torch.stack([net(own.mT).mT for net, own in zip(nets, x, strict=True)])
+    assert torch.allclose(found, expected, **EXACT)
+    cotangent = torch.randn(found.shape, generator=seeded("cotangent"), dtype=torch.float64)
+    at = [x, *(parameter for net in nets for parameter in net.parameters())]
+    ours, theirs = (torch.autograd.grad(y, at, cotangent) for y in (found, expected))
+    assert all(torch.allclose(one, other, **EXACT) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_a_rule_can_be_differentiated_again():
+    x = torch.randn(2, 2, 9, generator=seeded("again"), dtype=torch.float64).requires_grad_()
+    layers = [torch.randn(2, *shape, generator=seeded(*shape), dtype=torch.float64) for shape in ((4, 2), (1, 4))]
+    layers += [torch.randn(2, size, generator=seeded(size), dtype=torch.float64) for size in (4, 1)]
+    layers[0].requires_grad_()
+
+    def twice(weights: list[torch.Tensor], y: torch.Tensor) -> list[torch.Tensor]:
+        slope, of_weight = torch.autograd.grad(y.square().sum(), [x, weights[0]], create_graph=True)
+        return torch.autograd.grad(slope.square().sum() + of_weight.square().sum(), [x, weights[0]])
+
+    hidden = torch.relu(layers[0] @ x + layers[2][..., None])
+    expected = twice(layers, layers[1] @ hidden + layers[3][..., None])
+    found = twice(layers, rule_network(x, layers[:2], layers[2:]))
+    assert all(torch.allclose(one, other, **EXACT) for one, other in zip(found, expected, strict=True))
+    assert float(expected[0].abs().max()) > 0.1
 
 
 def moves(reads: str, **how: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
