@@ -24,6 +24,7 @@ def page(folder: Path) -> Iterator[str]:
         rows = content["rows"]
         yield f"## {TITLES.get(content['benchmark'], content['benchmark'])}"
         yield from _peers([row for row in rows if "seconds" in row and "best_peer" in row])
+        yield from _one_peer([row for row in rows if "ratio" in row and "best_peer" not in row])
         yield from _curvature([row for row in rows if "eigenvalue_errors" in row])
         yield from _spectra([row for row in rows if "spectrum" in row])
         yield from _bars([row for row in rows if "measure" in row])
@@ -34,7 +35,10 @@ def page(folder: Path) -> Iterator[str]:
 
 TITLES = {
     "peers": "Next to other libraries",
+    "segmentation": "Segmentation",
     "hessian": "Curvature",
+    "uho": "Search over update hyperparameters",
+    "turtle": "Learned update rules",
     "sampling": "Overheads",
     "memory": "Time and memory",
 }
@@ -103,6 +107,27 @@ def _peers(rows: list[Row]) -> Iterator[str]:
 def _kept_ratio(row: Row) -> float:
     seconds = row["seconds_keeping_memory"]
     return seconds[row["best_peer"]] / seconds["mlkit"]
+
+
+def _one_peer(rows: list[Row]) -> Iterator[str]:
+    """Yield seconds of every way to compute the same, and how exact each is in float32 where that was measured."""
+    if not rows:
+        return
+    names = tuple(rows[0]["seconds"])
+    times = [
+        (
+            row["case"],
+            *(f"{row['seconds'][name]:.3g}" for name in names),
+            f"{row['ratio']:.1f}" + _bar(row["bar"]),
+        )
+        for row in rows
+    ]
+    yield "Seconds, and how many times faster mlkit is:"
+    yield _table(("case", *names, "times faster"), times)
+    exact = [(row["case"], *(_power(row["float32_error"][n]) for n in names)) for row in rows if "float32_error" in row]
+    if exact:
+        yield "Relative distance of the float32 result from float64:"
+        yield _table(("case", *names), exact)
 
 
 def _curvature(rows: list[Row]) -> Iterator[str]:
