@@ -235,5 +235,6 @@ def table(claims: Iterable[Claim]) -> Markdown:
     lines = ["| figure | the paper says | training | ours | holds |", "|---|---|---|---|---|"]
     for (says, where, found), figures in rows.items():
         word = f"**{found.word}**" if found.holds is False else found.word
-        lines.append(f"| {', '.join(figures)} | {says} | {where} | {found.note} | {word} |")
+        cells = (cell.replace("*", r"\*") for cell in (", ".join(figures), says, where, found.note))
+        lines.append(f"| {' | '.join(cells)} | {word} |")
     return Markdown("\n".join([*lines, "", "*open*: the interval leaves it undecided."]))
