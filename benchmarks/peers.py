@@ -18,7 +18,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting thr
 import torch
 from cases import Case, cases, ours
 from libraries import FOLDER, install, load
+from measuring import distance, seconds
 from store import store
 from torch import Tensor
 from torch.func import functional_call
@@ -134,21 +134,6 @@ def _gradients(case: Case, model: torch.nn.Module, weights: Weights, x: Tensor, 
 
 
 METHODS: dict[str, Method] = {"mlkit": ours, "learn2learn": learn2learn, "higher": higher, "torchopt": torchopt}
-
-
-def distance(found: Weights, exact: Weights) -> float:
-    """Return the norm of the difference over the norm of `exact`, all parameters together."""
-    difference = sum((found[name].double() - exact[name].double()).square().sum() for name in exact)
-    return float((difference / sum(tensor.double().square().sum() for tensor in exact.values())).sqrt())
-
-
-def seconds(method: Method, *arguments: Any) -> float:
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    wait()
-    start = time.perf_counter()
-    method(*arguments)
-    wait()
-    return time.perf_counter() - start
 
 
 def measure(case: Case, device: str, repeats: int) -> dict[str, Any]:

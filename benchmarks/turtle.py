@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting thr
 import torch
 import torch.nn.functional as F
 from cases import PlainMLP
+from measuring import distance, seconds
 from store import store
 from torch import Tensor
 from torch.func import functional_call
@@ -84,21 +84,6 @@ def case(tasks: int, device: str, dtype: torch.dtype) -> tuple[Meta, TaskBatch]:
     meta = Turtle(MLP(), STEPS, mean_squared_error).init(seeded("benchmark"))
     batch = sample(sine("huisman"), tasks, seeded("benchmark")).to(device, dtype)
     return {name: tensor.to(device, dtype) for name, tensor in meta.items()}, batch
-
-
-def distance(found: Meta, exact: Meta) -> float:
-    """Return the norm of the difference over the norm of `exact`, all meta-parameters together."""
-    difference = sum((found[name].double() - exact[name].double()).square().sum() for name in exact)
-    return float((difference / sum(tensor.double().square().sum() for tensor in exact.values())).sqrt())
-
-
-def seconds(method: Method, *arguments: Any) -> float:
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    wait()
-    start = time.perf_counter()
-    method(*arguments)
-    wait()
-    return time.perf_counter() - start
 
 
 def measure(tasks: int, device: str, repeats: int) -> dict[str, Any]:

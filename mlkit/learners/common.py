@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlkit.adaptation import Adapted, Judge, Weights, call
+from mlkit.adaptation import Adapted, Judge, Weights, call, leaves
+from mlkit.driver import TaskGradients
 from mlkit.losses import TaskLoss
 from mlkit.models.noise import is_noise, seeded_noise
 from mlkit.models.normalization import collects_support_statistics, policy_of
@@ -98,6 +99,17 @@ def query_loss(model: nn.Module, loss: TaskLoss) -> Judge:
         return loss(outputs, query.y), outputs
 
     return judge
+
+
+def supervised_gradients(model: nn.Module, loss: TaskLoss, meta: Meta, tasks: TaskBatch) -> TaskGradients:
+    """Return the gradient of the loss of each batch, the query set of a pseudo task: no adaptation."""
+    learned = leaves(trainable(meta))
+    weights, buffers = role(learned, "theta"), own_buffers(model, meta, tasks)
+    outputs, buffers = call(model, weights, buffers, tasks.query.x, "adapt")  # moves running statistics on
+    losses = loss(outputs, tasks.query.y)
+    found = torch.autograd.grad(losses.sum(), list(learned.values()), allow_unused=True, materialize_grads=True)
+    gradients = dict(zip(learned, found, strict=True))
+    return TaskGradients(gradients, losses.detach(), outputs.detach(), carried_on(buffers))
 
 
 @torch.no_grad()

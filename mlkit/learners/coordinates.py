@@ -6,7 +6,7 @@ Their meta-parameters are `theta.*`, the initialization, and `phi.*`, the rule; 
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from mlkit.losses import TaskLoss
 from mlkit.tasks.base import TaskBatch
 
 
-class LearnedRule(Protocol):
-    """A learner that adapts by a rule over coordinates."""
+class LearnedRule:
+    """A learner that adapts by a rule over coordinates: a frozen dataclass with these fields, and its `rule`."""
 
     model: nn.Module
     loss: TaskLoss
@@ -30,6 +30,28 @@ class LearnedRule(Protocol):
 
     def rule(self, meta: Meta, tasks: TaskBatch) -> tuple[Update, Any]:
         """Return the update of each inner step, and the state it starts from."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def adapt(self, meta: Meta, tasks: TaskBatch, *, steps: int | None = None, trajectory: bool = False) -> Adapted:
+        """Adapt to the support sets without a graph; `steps` defaults to the training value."""
+        how = Descent(self.inner_steps if steps is None else steps, trajectory=trajectory)
+        return _descend(self, meta, tasks, how)
+
+    def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
+        """Predict the targets of x (tasks, examples, ...)."""
+        return common.predict(self.model, adapted, x)
+
+    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
+        """Return each task's gradient of its query loss, through the adaptation, at everything that is meta-learned."""
+        learned = leaves(common.trainable(meta))
+        how = Descent(
+            self.inner_steps, differentiable=True, second_order=not self.first_order, checkpoint=self.checkpoint
+        )
+        adapted = _descend(self, meta | learned, tasks, how)
+        judge, buffers = common.query_loss(self.model, self.loss), common.carried_on(adapted.buffers)
+        judged = judge_query(adapted, judge, tasks.query, query_chunk=query_chunk)
+        return TaskGradients(judged.gradients(learned), judged.losses, judged.outputs, buffers)
 
 
 def flatten(weights: Weights) -> Tensor:
@@ -68,29 +90,6 @@ def check_steps(inner_steps: int) -> None:
     """
     if inner_steps < 0:
         raise ValueError(f"expected inner_steps >= 0, got {inner_steps}; it is the number of updates")
-
-
-def adapt(learner: LearnedRule, meta: Meta, tasks: TaskBatch, steps: int | None, trajectory: bool) -> Adapted:
-    """Adapt to the support sets without a graph; `steps` None for the training value."""
-    with torch.no_grad():
-        how = Descent(learner.inner_steps if steps is None else steps, trajectory=trajectory)
-        return _descend(learner, meta, tasks, how)
-
-
-def adapt_with_graph(learner: LearnedRule, meta: Meta, tasks: TaskBatch) -> Adapted:
-    """Adapt as in meta-training: the graph from `meta` to the adapted weights is kept."""
-    second_order = not learner.first_order
-    how = Descent(learner.inner_steps, differentiable=True, second_order=second_order, checkpoint=learner.checkpoint)
-    return _descend(learner, meta, tasks, how)
-
-
-def gradients(learner: LearnedRule, meta: Meta, tasks: TaskBatch, query_chunk: int | None) -> TaskGradients:
-    """Return each task's gradient of its query loss, through the adaptation, at everything that is meta-learned."""
-    learned = leaves(common.trainable(meta))
-    adapted = adapt_with_graph(learner, meta | learned, tasks)
-    judge = common.query_loss(learner.model, learner.loss)
-    judged = judge_query(adapted, judge, tasks.query, query_chunk=query_chunk)
-    return TaskGradients(judged.gradients(learned), judged.losses, judged.outputs, common.carried_on(adapted.buffers))
 
 
 def _descend(learner: LearnedRule, meta: Meta, tasks: TaskBatch, how: Descent) -> Adapted:

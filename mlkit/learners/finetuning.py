@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlkit.adaptation import Adapted, call, leaves
+from mlkit.adaptation import Adapted
 from mlkit.driver import TaskGradients
 from mlkit.learners import common
 from mlkit.learners.common import Meta
@@ -83,13 +83,7 @@ class Finetuning:
     def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
         """Return the gradient of each supervised batch's loss; a batch is the query set of its pseudo task."""
         del query_chunk  # one pass serves both ends
-        learned = leaves(common.trainable(meta))
-        weights, buffers = common.role(learned, "theta"), common.own_buffers(self.model, meta, tasks)
-        outputs, buffers = call(self.model, weights, buffers, tasks.query.x, "adapt")  # moves running statistics on
-        losses = self.loss(outputs, tasks.query.y)
-        found = torch.autograd.grad(losses.sum(), list(learned.values()), allow_unused=True, materialize_grads=True)
-        gradients = dict(zip(learned, found, strict=True))
-        return TaskGradients(gradients, losses.detach(), outputs.detach(), common.carried_on(buffers))
+        return common.supervised_gradients(self.model, self.loss, meta, tasks)
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""

@@ -8,17 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlkit.adaptation import Adapted, Update, Weights
-from mlkit.driver import TaskGradients
-from mlkit.learners import common, coordinates
+from mlkit.adaptation import Update, Weights
+from mlkit.learners import common
 from mlkit.learners.common import Meta
-from mlkit.learners.coordinates import flatten, preprocess, unflatten
+from mlkit.learners.coordinates import LearnedRule, check_steps, flatten, preprocess, unflatten
 from mlkit.losses import TaskLoss, cross_entropy
 from mlkit.tasks.base import TaskBatch
 
 
 @dataclass(frozen=True)
-class MetaLSTM:
+class MetaLSTM(LearnedRule):
     r"""Learn an initialization, and how much each weight forgets and how fast it learns at every step.
 
     $$\theta^{(t+1)} = \sigma(f^{(t)}) \odot \theta^{(t)} - \sigma(i^{(t)}) \odot \nabla^{(t)},$$
@@ -72,7 +71,7 @@ class MetaLSTM:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        coordinates.check_steps(self.inner_steps)
+        check_steps(self.inner_steps)
         for name, (low, high) in {"forget_bias": self.forget_bias, "input_bias": self.input_bias}.items():
             if not low <= high:
                 raise ValueError(f"expected {name} as a range (low, high), got {(low, high)}")
@@ -95,18 +94,6 @@ class MetaLSTM:
             meta[f"phi.{gate}.weight"] = uniform(-0.01, 0.01, width + 2)  # of h, theta and the gate before
             meta[f"phi.{gate}.bias"] = uniform(*bias, 1)
         return meta
-
-    def adapt(self, meta: Meta, tasks: TaskBatch, *, steps: int | None = None, trajectory: bool = False) -> Adapted:
-        """Adapt to the support sets without a graph; `steps` defaults to the training value."""
-        return coordinates.adapt(self, meta, tasks, steps, trajectory)
-
-    def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
-        """Predict the targets of x (tasks, examples, ...)."""
-        return common.predict(self.model, adapted, x)
-
-    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
-        """Return each task's gradient of its query loss, through the adaptation."""
-        return coordinates.gradients(self, meta, tasks, query_chunk)
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlkit.adaptation import Adapted, Batches, Descent, Update, Weights, call, descend, leaves
+from mlkit.adaptation import Adapted, Batches, Descent, Update, Weights, call, descend
 from mlkit.driver import TaskGradients
 from mlkit.learners import common
 from mlkit.learners.common import Meta
@@ -101,13 +101,7 @@ class Transfer:
         if self.classes is None:
             raise ValueError("expected no meta-training from scratch; pass an outer loop of 0 iterations")
         del query_chunk  # one pass serves both ends
-        learned = leaves(common.trainable(meta))
-        weights, buffers = common.role(learned, "theta"), common.own_buffers(self.model, meta, tasks)
-        outputs, buffers = call(self.model, weights, buffers, tasks.query.x, "adapt")  # moves running statistics on
-        losses = self.loss(outputs, tasks.query.y)
-        found = torch.autograd.grad(losses.sum(), list(learned.values()), allow_unused=True, materialize_grads=True)
-        gradients = dict(zip(learned, found, strict=True))
-        return TaskGradients(gradients, losses.detach(), outputs.detach(), common.carried_on(buffers))
+        return common.supervised_gradients(self.model, self.loss, meta, tasks)
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""

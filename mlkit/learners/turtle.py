@@ -9,11 +9,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mlkit.adaptation import Adapted, Update, Weights
-from mlkit.driver import TaskGradients
-from mlkit.learners import common, coordinates
+from mlkit.adaptation import Update, Weights
+from mlkit.learners import common
 from mlkit.learners.common import Meta
-from mlkit.learners.coordinates import flatten, unflatten
+from mlkit.learners.coordinates import LearnedRule, check_steps, flatten, unflatten
 from mlkit.learners.rule_network import rule_network
 from mlkit.losses import TaskLoss, cross_entropy
 from mlkit.models import MLP
@@ -26,7 +25,7 @@ HISTORIES: tuple[History, ...] = get_args(History)
 
 
 @dataclass(frozen=True)
-class Turtle:
+class Turtle(LearnedRule):
     r"""Learn an initialization and a stateless update rule $g_\phi$ that every coordinate shares.
 
     $$\theta^{(t+1)} = \theta^{(t)} + \alpha \odot g_\phi(I^{(t)})$$ (paper 002, eq. 3.7.) The meta-network is an MLP
@@ -79,7 +78,7 @@ class Turtle:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        coordinates.check_steps(self.inner_steps)
+        check_steps(self.inner_steps)
         if not self.inputs or set(self.inputs) - set(INPUTS) or len(set(self.inputs)) < len(self.inputs):
             raise ValueError(f"expected some of the inputs {', '.join(INPUTS)}, each once; got {self.inputs}")
         if self.history not in HISTORIES:
@@ -105,18 +104,6 @@ class Turtle:
             rates = {name: torch.rand(tensor.shape, generator=generator) for name, tensor in theta.items()}
             meta |= {f"inner_lr.{name}": rate.to(dtype) for name, rate in rates.items()}
         return meta
-
-    def adapt(self, meta: Meta, tasks: TaskBatch, *, steps: int | None = None, trajectory: bool = False) -> Adapted:
-        """Adapt to the support sets without a graph; `steps` defaults to the training value."""
-        return coordinates.adapt(self, meta, tasks, steps, trajectory)
-
-    def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
-        """Predict the targets of x (tasks, examples, ...)."""
-        return common.predict(self.model, adapted, x)
-
-    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
-        """Return each task's gradient of its query loss, through the adaptation."""
-        return coordinates.gradients(self, meta, tasks, query_chunk)
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say; history and width only where there is one."""
