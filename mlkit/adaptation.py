@@ -72,7 +72,7 @@ def _call_one(model: nn.Module, weights: Weights, buffers: Weights, x: Tensor) -
 
 
 def _first(tensors: Weights) -> Weights:
-    return {name: tensor[0] for name, tensor in tensors.items()}
+    return {name: tensor.squeeze(0) for name, tensor in tensors.items()}  # its gradient is a view, that of [0] a copy
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ class Displacement:
     def _descend(self, meta: Meta, tasks: TaskBatch, batches: Batches, how: Descent) -> Adapted:
         def update(weights: Weights, gradients: Weights, _losses: Tensor, state: None) -> tuple[Weights, None]:
             gradients = common.with_l2(gradients, weights, self.l2, but=self._norms)
-            return {name: weights[name] - self.inner_lr * gradients[name] for name in weights}, state
+            return {name: torch.add(weights[name], gradients[name], alpha=-self.inner_lr) for name in weights}, state
 
         return descend(
             common.role(meta, "theta"),

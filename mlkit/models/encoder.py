@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from efficientnet_pytorch import EfficientNet
+from efficientnet_pytorch.model import MBConvBlock
 from torch import Tensor, nn
 
 from mlkit.models.layers import Linear
 from mlkit.models.noise import DropConnect, Dropout
-from mlkit.models.normalization import Policy, normalization
+from mlkit.models.normalization import BatchNorm, Policy, normalization
 
 EPS, MOMENTUM = 1e-3, 0.01  # of batch norm: TensorFlow's 0.99 is torch's 0.01
 BLOCKS = 11  # of 16: paper 000 leaves out the last two stages
@@ -35,14 +37,13 @@ class Encoder(nn.Module):
     def __init__(self, width: float = 1.0, *, norm: Policy = "running", drop_connect: float = 0.2) -> None:
         super().__init__()
         whole = EfficientNet.from_name("efficientnet-b0", image_size=None, width_coefficient=width, include_top=False)
-        whole.set_swish(memory_efficient=False)  # the other one knows neither vmap nor second derivatives
-        self.stem = nn.Sequential(whole._conv_stem, whole._bn0, nn.SiLU())
-        self.blocks = whole._blocks[:BLOCKS]
+        self.stem = Stem(whole._conv_stem, whole._bn0)
+        self.blocks = nn.ModuleList(MBConv(block) for block in whole._blocks[:BLOCKS])
         _adopt(self, norm)
         self.drops = nn.ModuleDict(
-            {str(i): DropConnect(drop_connect * i / BLOCKS) for i, block in enumerate(self.blocks) if _skips(block)}
+            {str(i): DropConnect(drop_connect * i / BLOCKS) for i, block in enumerate(self.blocks) if block.keeps_shape}
         )
-        self.channels = tuple(self.blocks[i]._block_args.output_filters for i in (SKIP, BLOCKS - 1))
+        self.channels = tuple(self.blocks[i].size.output_filters for i in (SKIP, BLOCKS - 1))
         self.draw()
 
     def draw(self) -> None:
@@ -61,10 +62,9 @@ class Encoder(nn.Module):
                 "repeat gray channels, enlarge small images"
             )
         mean, std = (torch.tensor(values, dtype=x.dtype, device=x.device).view(3, 1, 1) for values in (MEAN, STD))
-        x, skip = self.stem((x - mean) / std), x
+        x, skip = self.stem(channels_last((x - mean) / std)), x
         for index, block in enumerate(self.blocks):
-            y = block(x)
-            x = self.drops[str(index)](x, y) if str(index) in self.drops else y
+            x = block(x, self.drops[str(index)]) if block.skips else block(x)
             skip = x if index == SKIP else skip
         return skip, x
 
@@ -121,6 +121,57 @@ class EncoderClassifier(nn.Module):
         return self.head(self.dropout(deep.mean((-2, -1))))
 
 
+class Stem(nn.Sequential):
+    """Convolution, normalization, swish."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features (examples, channels, height / 2, width / 2) of images."""
+        convolution, norm = self
+        return normalized(norm, convolution(x))
+
+
+class MBConv(nn.Module):
+    """An inverted bottleneck with squeeze and excitation (Sandler et al. 2018, Hu et al. 2018).
+
+    It has the layers of the package's block, by the same names. x (examples, channels, height, width), best channels
+    last -> (examples, filters, height', width').
+    """
+
+    def __init__(self, block: MBConvBlock) -> None:
+        super().__init__()
+        self.size = block._block_args
+        self.keeps_shape = self.size.stride in (1, [1]) and self.size.input_filters == self.size.output_filters
+        self.skips = self.keeps_shape and self.size.stride == 1  # the package: not where a stage begins, with [1]
+        for name, layer in block.named_children():
+            if name != "_swish":
+                self.add_module(name, layer)
+
+    def forward(self, x: Tensor, add: DropConnect | None = None) -> Tensor:
+        """Widen, filter each channel by itself, weigh channels by what they are on average, narrow, `add` to x."""
+        y = x if self.size.expand_ratio == 1 else normalized(self._bn0, pointwise(self._expand_conv, x))
+        y = normalized(self._bn1, self._depthwise_conv(y))
+        squeezed = F.silu(pointwise(self._se_reduce, y.mean((-2, -1), keepdim=True)))
+        y = self._bn2(pointwise(self._project_conv, y * torch.sigmoid(pointwise(self._se_expand, squeezed))))
+        return add(x, y) if add else y
+
+
+def normalized(norm: nn.Module, x: Tensor) -> Tensor:
+    """Return swish of `norm(x)`, in one go where the layer can."""
+    return norm(x, swish=True) if isinstance(norm, BatchNorm) else F.silu(norm(x))
+
+
+def pointwise(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return `convolution(x)` for a kernel of one pixel: where channels lie last, a product of matrices."""
+    if x.is_cuda:
+        return convolution(x)
+    return F.linear(x.movedim(1, -1), convolution.weight.flatten(1), convolution.bias).movedim(-1, 1)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Lay images (examples, channels, height, width) out channels last on the CPU: all that follows is faster."""
+    return x if x.is_cuda else x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
 def draw_normal(module: nn.Module) -> None:
     """Draw convolutions from N(0, 2 / (k k out / groups)) with zero biases; reset all other layers.
 
@@ -134,12 +185,6 @@ def draw_normal(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
         elif hasattr(layer, "reset_parameters"):
             layer.reset_parameters()
-
-
-def _skips(block: nn.Module) -> bool:
-    """Tell whether the block adds its input to its output."""
-    size = block._block_args
-    return block.id_skip and size.stride in (1, [1]) and size.input_filters == size.output_filters
 
 
 def _adopt(module: nn.Module, norm: Policy) -> None:

@@ -66,15 +66,15 @@ class Dropout(Noise):
 class DropConnect(Noise):
     """Skip a residual block for a random share of the examples, in training mode (Huang et al. 2016).
 
-    A block y = x + f(x) becomes x + b / (1 - rate) f(x), with b = 0 or 1 for each example.
+    A block x + f(x) becomes x + b / (1 - rate) f(x), with b = 0 or 1 for each example.
     """
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y where the block is kept, drawn for each example of axis 0: x and y (examples, ...)."""
+    def forward(self, x: Tensor, f: Tensor) -> Tensor:
+        """Return x plus f where the block is kept, drawn for each example of axis 0: x and f (examples, ...)."""
         if not (self.training and self.rate):
-            return y
+            return x + f
         factors = self.factors(torch.Size([len(x), *[1] * (x.dim() - 1)]), x)
-        return torch.lerp(x, y, factors)
+        return torch.addcmul(x, f, factors)
 
 
 def scrambled(state: Tensor, count: int) -> Tensor:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlkit.models.layers import Conv2d, batch_norm, fused_batch_norm, normalize
+from mlkit.models import fused
+from mlkit.models.layers import Conv2d, batch_norm, normalize
 
 Policy = Literal["transductive", "support", "running", "group", "none"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -54,21 +56,26 @@ class BatchNorm(nn.Module):
             self.mean.zero_()
             self.variance.fill_(1)
 
-    def forward(self, x: Tensor, *, after: Conv2d | None = None, pool: bool = False, rectify: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, *, after: Conv2d | None = None, pool: bool = False, rectify: bool = False, swish: bool = False
+    ) -> Tensor:
         """Normalize each channel, then scale and shift it.
 
         `after` convolves x first; its bias is never added, since batch statistics would take it away again. With `pool`
-        the result is reduced by a 2x2 max-pool, before the shift where that is the same; with `rectify` ReLU follows.
+        the result is reduced by a 2x2 max-pool, before the shift where that is the same; with `rectify` ReLU follows;
+        with `swish` that follows.
         """
         then = {"pool": pool, "rectify": rectify}
         lacking = 0 if after is None or after.bias is None else after.bias
         if self._uses_stored_statistics():
             x, mean = x if after is None else after.convolve(x), self.mean - lacking
-            return normalize(x, mean, self.variance, self.weight, self.bias, self.eps, **then)
+            y = normalize(x, mean, self.variance, self.weight, self.bias, self.eps, **then)
+            return F.silu(y) if swish else y
         if self.policy != "support" and self.weight.dim() == 1 and after is None and not (pool or rectify):
-            y, mean, variance = fused_batch_norm(x, self.weight, self.bias, self.eps)
+            y, mean, variance = fused.batch_norm(x, self.weight, self.bias, self.eps, swish=swish)
         else:
             y, mean, variance = batch_norm(x, self.weight, self.bias, self.eps, after=after, **then)
+            y = F.silu(y) if swish else y
         if self.phase == "adapt":
             self._store(mean + lacking, variance)
         return y

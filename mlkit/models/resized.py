@@ -36,9 +36,10 @@ def convolve_resized(x: Tensor, weight: Tensor, size: tuple[int, int], *, dilati
     rows, columns = (
         _shifted(small, large, k, dilation, x.dtype, x.device) for small, large in zip(x.shape[-2:], size, strict=True)
     )
-    mixed = F.conv2d(x, weight.permute(0, 3, 2, 1).reshape(filters * k * k, channels, 1, 1))
-    mixed = mixed.unflatten(1, (filters, k, k)).permute(0, 1, 2, 5, 3, 4).flatten(4).flatten(2, 3)
-    return (mixed @ rows).mT @ columns  # (examples, filters, k w, k h) -> (..., k w, height) -> (..., height, width)
+    mixed = x.movedim(1, -1) @ weight.permute(1, 2, 3, 0).reshape(channels, -1)
+    mixed = mixed.unflatten(-1, (k, k, filters)).permute(0, 3, 1, 4, 2, 5)  # (examples, k, h, k, w, filters)
+    wide = columns.mT @ mixed.flatten(3, 4).flatten(1, 2)  # (examples, k h, width, filters)
+    return (rows.mT @ wide.flatten(2)).unflatten(-1, (size[1], filters)).movedim(-1, 1)
 
 
 def convolve_joined(convolution: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
@@ -49,12 +50,13 @@ def convolve_joined(convolution: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
         parts: maps (examples, channels, height, width), in the order of the convolution's channels.
     """
     size = max(part.shape[-2:] for part in parts)
-    y = 0 if convolution.bias is None else convolution.bias.view(-1, 1, 1)
-    for part, weight in zip(parts, convolution.weight.split([part.shape[1] for part in parts], 1), strict=True):
-        if part.shape[-2:] == size:
-            y = y + F.conv2d(part, weight, None, 1, convolution.padding, convolution.dilation)
-        else:
-            y = y + convolve_resized(part, weight, size, dilation=convolution.dilation[0])
+    pairs = list(zip(parts, convolution.weight.split([part.shape[1] for part in parts], 1), strict=True))
+    large = [pair for pair in pairs if pair[0].shape[-2:] == size]
+    small = [pair for pair in pairs if pair[0].shape[-2:] != size]
+    x, weight = (torch.cat(tensors, 1) for tensors in zip(*large, strict=True))
+    y = F.conv2d(x, weight, convolution.bias, 1, convolution.padding, convolution.dilation)
+    for part, weight in small:
+        y = y + convolve_resized(part, weight, size, dilation=convolution.dilation[0])
     return y
 
 

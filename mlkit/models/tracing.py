@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from efficientnet_pytorch.model import MBConvBlock
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlkit.models.decoders import ResidualSkipDecoder
 from mlkit.models.efficientlab import EfficientLab, block_of
+from mlkit.models.encoder import MBConv
 from mlkit.models.noise import is_noise
 from mlkit.models.normalization import set_phase
 
@@ -154,8 +154,8 @@ class _Recorder(TorchFunctionMode):
 
 def _title(module: nn.Module) -> str | None:
     """Name the operation that a module is, if it is one: a block, or a convolution with what follows it."""
-    if isinstance(module, MBConvBlock):
-        size = module._block_args
+    if isinstance(module, MBConv):
+        size = module.size
         return f"MBConv{size.expand_ratio} {size.kernel_size}×{size.kernel_size}"
     layer = module[0] if isinstance(module, nn.Sequential) else module
     if not isinstance(layer, nn.Conv2d):

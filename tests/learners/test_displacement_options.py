@@ -40,7 +40,7 @@ class SmallSegmenter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        return self.head(self.dropout(self.connect(x, x + self.block(x))))
+        return self.head(self.dropout(self.connect(x, self.block(x))))
 
 
 def tasks_of(count: int, *, shots: int = 3, query: int = 3, size: int = 6, classes: int = 0) -> TaskBatch:
