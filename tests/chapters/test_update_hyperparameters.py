@@ -89,9 +89,9 @@ def test_the_routine_of_meta_training_is_the_training_point_of_the_figure(case):
 
 
 def test_a_sweep_has_the_training_rate_in_its_middle_and_there_the_known_scores(case):
-    found = case.tunable.sweep(mlkit.Unit("update_hyperparameters", {}), rates=3, tasks=3)
+    found = case.tunable.sweep(mlkit.Unit("update_hyperparameters", {}), rates=3, tasks=4)  # in the chunks of the test
     np.testing.assert_allclose(found.arrays["rates"], RATES)
-    np.testing.assert_allclose(found.arrays["scores"][1], case.trained.arrays["iou_5_shot"][0, :3], rtol=1e-3)
+    np.testing.assert_allclose(found.arrays["scores"][1], case.trained.arrays["iou_5_shot"][0], rtol=1e-3)
 
 
 def test_nothing_is_loaded_where_the_records_are_there(case, project, monkeypatch):
