@@ -148,6 +148,12 @@ def with_l2(gradients: Weights, weights: Weights, l2: float, *, but: set[str]) -
     }
 
 
+def moved(weights: Weights, gradients: Weights, lr: float, *, l2: float, but: set[str]) -> Weights:
+    """Return weights one step of gradient descent on, with L2 for all `but` those named."""
+    gradients = with_l2(gradients, weights, l2, but=but)
+    return {name: torch.add(tensor, gradients[name], alpha=-lr) for name, tensor in weights.items()}
+
+
 def full_batch(tasks: TaskBatch) -> Any:
     """Return batches that are the whole support set at every step."""
     return lambda _step: tasks.support

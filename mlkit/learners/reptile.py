@@ -139,8 +139,7 @@ class Displacement:
 
     def _descend(self, meta: Meta, tasks: TaskBatch, batches: Batches, how: Descent) -> Adapted:
         def update(weights: Weights, gradients: Weights, _losses: Tensor, state: None) -> tuple[Weights, None]:
-            gradients = common.with_l2(gradients, weights, self.l2, but=self._norms)
-            return {name: torch.add(weights[name], gradients[name], alpha=-self.inner_lr) for name in weights}, state
+            return common.moved(weights, gradients, self.inner_lr, l2=self.l2, but=self._norms), state
 
         return descend(
             common.role(meta, "theta"),

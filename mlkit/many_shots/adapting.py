@@ -55,8 +55,7 @@ def _same(batch: Examples, _step: int) -> Examples:
 def _update(
     weights: Weights, gradients: Weights, _losses: Tensor, state: None, *, rate: float, l2: float, norms: set[str]
 ) -> tuple[Weights, None]:
-    gradients = common.with_l2(gradients, weights, l2, but=norms)
-    return {name: weights[name] - rate * gradients[name] for name in weights}, state
+    return common.moved(weights, gradients, rate, l2=l2, but=norms), state
 
 
 def score(learner: Learner, adapted: Adapted, examples: Examples, metric: Metric) -> Tensor:
