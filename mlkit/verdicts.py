@@ -114,7 +114,7 @@ def of_answers(record: Record) -> list[dict[str, Any]]:
             {
                 "item": f"{answer['id']}: {paper.metric}, {paper.dataset}",
                 "paper": "no number" if paper.value is None else f"{paper.value}",
-                "ours": f"{answer['value']:.2f}",
+                "ours": answer["value"] if isinstance(answer["value"], str) else f"{answer['value']:.2f}",
                 "verdict": answer["verdict"],
                 "note": answer["note"],
             }

@@ -174,7 +174,7 @@ def answer_in_words(records: Records) -> Iterator[str]:
     """Yield one sentence for every setting and initialization: from how many pictures on it is as good."""
     for setting in dict.fromkeys(setting for setting, _ in records):
         for method, found in ahead(records, setting).items():
-            yield f"{setting}: {method} is within {MARGIN:g} point of IoU of {STAR} from {found} labeled pictures on"
+            yield f"{setting}: to match {STAR} within {MARGIN:g} point of IoU, {method} needs {found} labeled pictures"
 
 
 def statements(records: Records) -> Markdown:
@@ -189,7 +189,7 @@ def statements(records: Records) -> Markdown:
         judged = (said.judge(one.matched, one.shots[-1]) for one in found.values())
         cells = (f"**{word}**" if word == "contradicts" else word for word in judged)
         lines.append(f"| {said.where} | “{said.words}” | {' | '.join(cells)} |")
-    lines.append(f"| here | as good from so many on | {' | '.join(map(str, found.values()))} |")
+    lines.append(f"| here | as good from so many pictures on | {' | '.join(map(str, found.values()))} |")
     return Markdown("\n".join(lines))
 
 

@@ -161,7 +161,7 @@ def test_a_lead_that_ends_is_found_and_judged(tmp_path: Path):
     assert patience[f"{tiny.SHAPES}, {JOINT}"].value == pytest.approx(2) and patience[f"{tiny.SHAPES}, {JOINT}"].holds
     assert patience[f"{tiny.SHAPES}, {STAR}"].holds is None, "it makes no difference there"
     (sentence,) = many_shots.answer_in_words(records)
-    assert sentence.startswith(f"{tiny.SHAPES}: joint-trained is within 1 point of IoU of FOMAML* from ")
+    assert sentence.startswith(f"{tiny.SHAPES}: to match FOMAML* within 1 point of IoU, joint-trained needs ")
     assert f"{found.matched.value:.0f} (95 % interval" in sentence
     rows = [line for line in many_shots.statements(records).data.splitlines() if line.startswith("| ")]
     assert [row.rsplit("|", 2)[1].strip() for row in rows[1:4]] == ["agrees", "**contradicts**", "agrees"]
