@@ -11,16 +11,17 @@ import plotly.graph_objects as go
 import traitlets
 from ipywidgets import HBox, Layout, VBox
 
+from mlkit.drawn import Drawn
 from mlkit.theme import PAGE
 
 Step = tuple[str, tuple[Any, ...]]  # a method of Plotly's and its arguments
 CHANGING = ("x", "y", "z", "zmin", "zmax", "text", "visible", "marker.color", "marker.cmax")  # of traces, with the data
 SCRIPT = """
 function render({ model, el }) {
-  el.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
   el.style.fontFamily = "system-ui, sans-serif";
   const kind = model.get("kind");
   const input = document.createElement(kind === "range" ? "input" : kind);
+  input.dataset.lmSuppressShortcuts = "true"; // itself, or JupyterLab takes the arrow keys
   const said = document.createElement("span");
   const label = document.createElement("label");
   Object.assign(label.style, { display: "flex", flexWrap: "wrap", alignItems: "center", gap: "0 0.5em" });
@@ -113,7 +114,7 @@ class Live(VBox):
         return next((mover.label for mover in self._movers if mover.offer.words == words), None)
 
     def _draw(self, figure: go.Figure) -> None:
-        """Draw at the positions of the controls: what changed is sent; a new widget, 5 MB, only where traces come."""
+        """Draw at the positions of the controls: what changed is sent; a new widget only where traces come."""
         controls = ("updatemenus", "sliders", "margin")  # the margin made room for them
         layout = {name: value for name, value in figure.to_plotly_json()["layout"].items() if name not in controls}
         bare = go.Figure(figure.data, layout).update_layout(paper_bgcolor=PAGE["light"], autosize=True)
@@ -123,8 +124,7 @@ class Live(VBox):
         if old and [trace.name for trace in self.drawn.data] == [trace.name for trace in bare.data]:
             _carry_over(bare, self.drawn)
             return
-        self.drawn = go.FigureWidget(bare)
-        self.drawn._config = {"responsive": True, "displayModeBar": False}
+        self.drawn = Drawn(bare, {"responsive": True, "displayModeBar": False})
         self.children = (row, self.drawn)
         for widget in old:
             widget.close()

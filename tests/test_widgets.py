@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 
+import comm
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 
 from mlkit.chapters.searches import as_search
 from mlkit.controls import Control, Live
+from mlkit.drawn import library
 from mlkit.figures.searches import TRACES, search_curves
 from mlkit.uho import Range, Space, tuned
 from mlkit.widgets import UHOExplorer
@@ -49,6 +51,23 @@ def shown(live: Live, label: str, of_each: int) -> list:
     mine = list(live.drawn.data[of_each * number : of_each * (number + 1)])
     assert visible == mine
     return mine
+
+
+def test_a_figure_goes_to_the_page_whole(monkeypatch):
+    """A page that is slow to load Plotly's script draws what it was sent first."""
+    sent, create = [], comm.create_comm
+    monkeypatch.setattr(comm, "create_comm", lambda **asked: sent.append(asked["data"]["state"]) or create(**asked))
+    library.cache_clear()
+    figure = search_curves(SEARCHES, **TITLES)
+    live, _ = Live(figure), Live(figure)
+    whole, _ = [state for state in sent if "_widget_data" in state]
+    assert [trace["name"] for trace in whole["_widget_data"]] == [trace.name for trace in figure.data]
+    assert whole["_widget_data"][0]["x"] and whole["_widget_layout"]["yaxis"]["title"]["text"] == "IoU"
+    assert whole["_config"]["responsive"] is True and live.drawn.comm is not None
+    (script,) = [state for state in sent if "text" in state]
+    assert max(len(state.get("_esm", "")) for state in sent) < 5000 < len(script["text"]), (
+        "small ones load the large one"
+    )
 
 
 @pytest.mark.parametrize("label", LABELS)
