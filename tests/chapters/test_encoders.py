@@ -6,6 +6,7 @@ import pytest
 import torch
 from efficientnet_pytorch import EfficientNet
 
+from mlkit.catalogue import data_root
 from mlkit.chapters.encoders import encoder_weights, stand_in
 from mlkit.learners.common import initialize
 from mlkit.models import EfficientLab
@@ -13,7 +14,9 @@ from mlkit.models.noise import is_noise
 from mlkit.outer import Execution
 from mlkit.seeding import seeded
 from mlkit.tasks.base import sample
+from mlkit.tasks.datasets import split_classes
 from mlkit.tasks.pretraining import PretrainingSpec
+from mlkit.tasks.segmentation_datasets import listed
 
 SMALL = {"width": 0.25, "size": 16, "iterations": 2, "execution": Execution(progress=False, evaluation_chunk=10)}
 
@@ -60,6 +63,20 @@ def test_batches_hold_images_of_all_training_classes_and_no_other():
     assert len(batches.tasks.source.images) == 6 * 560
     assert not set(batches.tasks.source.names) & set(tasks.source.names)
     assert sample(tasks, 2, seeded(0)).support.x.shape == (2, 5, 3, 16, 16)
+
+
+def test_no_class_like_one_that_is_tested_later_is_learned():
+    said = listed("pretraining")["overlaps"]
+    tested = {*listed("voc_ccp_eth80")["test"], *listed("voc_rest")["test"]}
+    train = {f"cifar_fs/{name}" for name in split_classes("cifar_fs")["train"]}
+    assert set(said) <= train and all(alike and set(alike) <= tested for alike in said.values())
+    assert {f"cifar_fs/{name}" for name in tested} & train <= set(said)
+    spec = PretrainingSpec(("shapes", "cifar_fs"), size=16, per_class=3)
+    assert spec.without == list(said) == spec.describe()["without"] and spec.classes == 560 + 64 - len(said)
+    assert "without" not in PretrainingSpec(("shapes",)).describe()
+    if (data_root() / "cifar100").is_dir():
+        names = set(spec.split("train").tasks.source.names)
+        assert len(names) == spec.classes and not names & set(said)
 
 
 def test_drawings_are_no_photographs():

