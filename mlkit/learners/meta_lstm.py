@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlkit.adaptation import Update, Weights
+from mlkit.adaptation import Adapted, Update, Weights
+from mlkit.driver import TaskGradients, is_buffer
 from mlkit.learners import common
 from mlkit.learners.common import Meta
 from mlkit.learners.coordinates import LearnedRule, check_steps, flatten, preprocess, unflatten
@@ -48,6 +49,9 @@ class MetaLSTM(LearnedRule):
         forget_bias: range that b_f is drawn from (Ravi and Larochelle: 4 to 5; paper 002: 4 to 6).
         input_bias: range that b_i is drawn from; sigmoid(-4.5) = 0.011 is the first learning rate.
         checkpoint: recompute inner steps in the backward pass: memory nearly flat in `inner_steps`.
+        reset_statistics: begin the running averages of the normalization anew with every task, as Ravi and Larochelle's
+            code does; of use under the policy "running", with averages that a task's few steps can fill (a momentum
+            near 1). Paper 002 normalizes by batch statistics instead.
 
     Raises:
         ValueError: a number is out of its range.
@@ -69,6 +73,7 @@ class MetaLSTM(LearnedRule):
     forget_bias: tuple[float, float] = (4.0, 6.0)
     input_bias: tuple[float, float] = (-5.0, -4.0)
     checkpoint: bool = False
+    reset_statistics: bool = False
 
     def __post_init__(self) -> None:
         check_steps(self.inner_steps)
@@ -95,6 +100,23 @@ class MetaLSTM(LearnedRule):
             meta[f"phi.{gate}.bias"] = uniform(*bias, 1)
         return meta
 
+    def adapt(self, meta: Meta, tasks: TaskBatch, *, steps: int | None = None, trajectory: bool = False) -> Adapted:
+        """Adapt to the support sets without a graph; `steps` defaults to the training value."""
+        return super().adapt(self._afresh(meta), tasks, steps=steps, trajectory=trajectory)
+
+    def gradients(self, meta: Meta, tasks: TaskBatch, *, query_chunk: int | None = None) -> TaskGradients:
+        """Return each task's gradient of its query loss, through the adaptation, at everything that is meta-learned."""
+        return super().gradients(self._afresh(meta), tasks, query_chunk=query_chunk)
+
+    def _afresh(self, meta: Meta) -> Meta:
+        """Let the statistics of the normalization begin anew, where that is asked for."""
+        if not self.reset_statistics:
+            return meta
+        new = common.initialize(self.model, torch.Generator())
+        return meta | {
+            name: tensor.to(meta[name]).expand_as(meta[name]) for name, tensor in new.items() if is_buffer(name)
+        }
+
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""
         kept = ("inner_steps", "first_order", "preprocessed", "scale_gradient", "width", "forget_bias", "input_bias")
@@ -104,6 +126,7 @@ class MetaLSTM(LearnedRule):
             **{name: getattr(self, name) for name in kept},
             "forget_bias": list(self.forget_bias),
             "input_bias": list(self.input_bias),
+            **({"reset_statistics": True} if self.reset_statistics else {}),
             **common.describe_model(self.model),
         }
 

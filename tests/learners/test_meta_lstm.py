@@ -189,3 +189,23 @@ def test_the_gradient_is_divided_by_the_examples_once_more():
     kept = own["phi.forget.bias"].sigmoid() * flatten({n[6:]: t for n, t in own.items() if n.startswith("theta.")})
     assert torch.allclose(5 * (scaled - kept), plain - kept, **EXACT)
     assert meta_gradient(learner, meta, tasks).losses.shape == (1, 4)
+
+
+def test_statistics_can_begin_anew_with_every_task():
+    """Then what earlier tasks left in the running averages does not reach a prediction; else it does."""
+    learner, tasks = lstm(image_net("running")), cases.image_tasks(2)
+    meta = started(learner)
+    used = meta | {name: tensor + 1 for name, tensor in meta.items() if name.startswith("buffers.")}
+
+    def predicted(learner, meta):
+        own = for_tasks(meta, torch.zeros(len(tasks), dtype=torch.int64))
+        return learner.predict(learner.adapt(own, tasks), tasks.query.x)
+
+    anew = replace(learner, reset_statistics=True)
+    assert not torch.allclose(predicted(learner, meta), predicted(learner, used))
+    assert torch.equal(predicted(anew, meta), predicted(anew, used))
+    assert torch.equal(predicted(anew, meta), predicted(learner, meta)), "fresh averages are those of the model"
+    found = [meta_gradient(each, used, tasks) for each in (learner, anew)]
+    for name, gradient in found[0].gradients.items():
+        assert torch.allclose(gradient, found[1].gradients[name], **EXACT), "training goes by batch statistics"
+    assert "reset_statistics" not in learner.describe() and anew.describe()["reset_statistics"]
