@@ -11,7 +11,7 @@ import numpy as np
 
 from mlkit.theme import METHODS
 
-MAML, FOMAML = METHODS["MAML"].color, METHODS["FOMAML"].color
+MAML, FOMAML, LSTM = (METHODS[name].color for name in ("MAML", "FOMAML", "LSTM"))
 INK = "currentColor"
 
 
@@ -139,6 +139,37 @@ def orders(*, inner_lr: float = 0.3, steps: int = 3) -> str:
         x, y = _place(tip)
         parts += [_text(x + 6, y + down, words, color, anchor="start")]
     return _svg(420, 250, *parts)
+
+
+def meta_lstm_workflow() -> str:
+    """Return the picture of the meta-learner LSTM (paper 002, figure 3.1), two of its T inner steps and the query set.
+
+    Subscripts count inner steps. An arrow leads from the network M to the LSTM with gradient and loss, and back with
+    the new weights, which are the cell state; dashed are the arrows that the first-order assumption cuts.
+    """
+    parts = []
+    for step, left in enumerate((4, 124)):
+        middle, right = left + 48, left + 96
+        parts += [
+            _box(left, 6, 96, 34), _text(middle, 28, f"(X_{step}_, Y_{step}_)"),
+            _arrow([(middle, 40), (middle, 72)]),
+            _box(left, 72, 96, 44), _text(middle, 99, f"M, θ_{step}_", weight=600),
+            _arrow([(middle, 116), (middle, 160)], FOMAML, dash="4 3"),
+            _text(middle + 6, 142, f"∇_{step}_, L_{step}_", FOMAML, anchor="start", size=12),
+            _box(left, 160, 96, 44, LSTM), _text(middle, 187, "LSTM φ", LSTM, weight=600),
+            _arrow([(right, 172), (right + 12, 172), (right + 12, 94), (right + 24, 94)], LSTM),
+            _arrow([(right, 192), (right + 24, 192)], LSTM),
+        ]  # fmt: skip
+    parts += [
+        _text(262, 99, "· · ·"), _text(262, 197, "· · ·"), _arrow([(280, 94), (312, 94)], LSTM),
+        _box(312, 6, 100, 34), _text(362, 28, "query (X, Y)"), _arrow([(362, 40), (362, 72)]),
+        _box(312, 72, 100, 44), _text(362, 99, "M, θ_T_", weight=600), _arrow([(362, 116), (362, 160)]),
+        _box(312, 160, 100, 44), _text(362, 187, "L(query)", weight=600),
+        _arrow([(362, 204), (362, 244), (52, 244), (52, 204)], MAML, width=2.4),
+        _text(207, 235, "outer loop: learn θ_0_ and φ", MAML, weight=600),
+        _text(207, 268, "dashed: constants under the first-order assumption", FOMAML, size=12),
+    ]  # fmt: skip
+    return _svg(420, 278, *parts)
 
 
 def landscape_metrics(*, inner_lr: float = 0.22, steps: int = 4) -> str:

@@ -8,6 +8,7 @@ from mlkit.figures.masks import Segmented, Tile, mask_chooser, mask_gallery, ove
 from mlkit.figures.page import as_html, show
 from mlkit.figures.questions import Question, as_question, ask
 from mlkit.figures.relations import Cloud, correlation, pair_map
+from mlkit.figures.rules import Wave, update_rules, wave_chooser
 from mlkit.figures.scores import Bar, Cost, cost_curves, score_bars, score_distribution
 from mlkit.figures.searches import Point, Search, search_curves, search_map
 from mlkit.figures.shots import shots_curves, shots_gains
@@ -25,6 +26,7 @@ __all__ = [
     "Segmented",
     "Series",
     "Tile",
+    "Wave",
     "as_html",
     "as_question",
     "ask",
@@ -51,4 +53,6 @@ __all__ = [
     "spectral_density",
     "stacked_curves",
     "task_gallery",
+    "update_rules",
+    "wave_chooser",
 ]

@@ -1,0 +1,221 @@
+"""What paper 002 says of its sine figures, checked on records; medians and intervals over runs that may diverge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlkit.chapters.claims import Claim, Found, above
+from mlkit.evaluation import Summary, median_of_runs, over_seeds
+from mlkit.figures import Series
+from mlkit.papers import row, verdict
+from mlkit.records import Result, Unit
+from mlkit.stored import Record
+
+RULES = 1  # grows with every change of a rule, so that a stored verdict is decided anew
+SIZES = "002/text/sine-regression-split-sizes/train-val-test-tasks"
+Grid = Mapping[tuple[str, int, int | None], Record]  # method, inner steps, hidden layers -> a training of figure 3.2
+ANCHORS = {  # best validation errors in the authors' notebook, read off its plots: 70,000 tasks, 30 runs
+    ("MAML", 1, None): (0.66, 0.68),
+    ("FOMAML", 1, None): (0.69, 0.71),
+    ("MAML", 5, None): (0.50, 0.55),
+    ("TURTLE", 1, 0): (0.74, 0.76),
+    ("TURTLE", 1, 2): (0.59, 0.61),
+    ("TURTLE", 5, 6): (0.36, 0.38),
+    ("TURTLE (first order)", 1, 5): (1.2, 2.1),
+}
+
+
+def median(record: Record) -> Summary:
+    """Return the median test error, as figure 3.3 has it: per run over tasks, then the mean, outlying runs left out."""
+    return median_of_runs(torch.from_numpy(_known(record.arrays["test_scores"])))
+
+
+def best_validation(record: Record) -> Summary:
+    """Return the best validation error of each run, averaged over runs, as figure 3.2 has it."""
+    return over_seeds(torch.from_numpy(_known(record.arrays["history_validation"]).min(0))[:, None])
+
+
+def diverged_at(record: Record) -> np.ndarray:
+    """Return the outer steps at which runs of a record diverged, in ascending order; none where none did."""
+    steps = np.array(record.scores.get("diverged_at", []), dtype=int)
+    return np.sort(steps[steps >= 0])
+
+
+def median_over_runs(values: np.ndarray) -> Series:
+    """Return the median over runs (..., runs) with its 95 % interval, which assumes no distribution.
+
+    Its ends are order statistics: below the k-th lowest of n runs the true median lies with a probability of
+    P(Binomial(n, 1/2) < k), at most 2.5 %. With five runs or fewer no interval is that sure, and the ends are the
+    lowest and the highest. What is not a number is a run that diverged, and counts as worse than all others.
+
+    Example:
+        >>> median_over_runs(np.arange(30.0)[None]).low, median_over_runs(np.arange(30.0)[None]).high
+        (array([9.]), array([20.]))
+    """
+    ordered = np.sort(_known(values), axis=-1)
+    runs = ordered.shape[-1]
+    chances = np.cumsum([math.comb(runs, k) / 2**runs for k in range(runs)])
+    k = max(1, int((chances <= 0.025).sum()))
+    ends = np.median(ordered, axis=-1), ordered[..., k - 1], ordered[..., runs - k]
+    return Series(*(np.where(np.isfinite(end), end, np.nan) for end in ends))
+
+
+def curves(records: Mapping[str, Record], name: str) -> tuple[np.ndarray, dict[str, Series]]:
+    """Return training tasks seen by a run (points,), and a quantity of the history, the median over runs.
+
+    A record whose runs have all diverged has no more points; it goes on as not a number.
+    """
+    longest = max(records.values(), key=lambda record: len(record.arrays["history_iteration"]))
+    at = longest.arrays["history_iteration"] * longest.settings["outer"]["meta_batch"]
+    found = {}
+    for label, record in records.items():
+        values = record.arrays[f"history_{name}"].astype(float)
+        missing = np.full((len(at) - len(values), values.shape[1]), np.nan)
+        found[label] = median_over_runs(np.concatenate([values, missing]))
+    return at, found
+
+
+def depths(records: Grid) -> tuple[list[int], dict[str, dict[str, Series]]]:
+    """Return the panels of figure 3.2, one for each T: method -> best validation error over hidden layers.
+
+    The value is the median over runs with its 95 % interval; MAML, which has no such layers, is a level line.
+    """
+    layers = sorted({depth for _, _, depth in records if depth is not None})
+    panels: dict[str, dict[str, Series]] = {}
+    for method, steps, _ in records:
+        title = f"T = {steps}: best validation error (MSE)"
+        asked = [(method, steps, depth if method.startswith("TURTLE") else None) for depth in layers]
+        runs = np.stack([_known(records[key].arrays["history_validation"]).min(0) for key in asked])
+        panels.setdefault(title, {}).setdefault(method, median_over_runs(runs))
+    return layers, panels
+
+
+def lower(ours: Summary, theirs: Summary) -> Found:
+    """Check that an error is below another, their intervals apart."""
+    gap, reach = theirs.value - ours.value, ours.ci95 + theirs.ci95
+    words = f"{ours} against {theirs}, over {ours.count} and {theirs.count} runs"
+    return Found(above(gap - reach, gap + reach), ours.value, words)
+
+
+def compared(records: Mapping[str, Record]) -> Iterator[Claim]:
+    """Yield the claims of figure 3.3, of medians over test tasks: TURTLE is below MAML, LSTM and its first order."""
+    ours = records.get("TURTLE")
+    others = {"MAML": "MAML's", "LSTM": "the LSTM's", "TURTLE (first order)": "that of its first order"}
+    for method, words in others.items():
+        if ours and method in records:
+            where = f"{_scale(ours)}, T = {ours.settings['learner']['inner_steps']}"
+            found = lower(median(ours), median(records[method]))
+            yield Claim("002/F3.3", f"TURTLE's median error is below {words}", where, ours, found)
+
+
+def swept(records: Grid) -> Iterator[Claim]:
+    """Yield the claims of figure 3.2: order matters to TURTLE, less to MAML; depth helps; more steps, less stable."""
+    numbers = {cell: best_validation(record) for cell, record in records.items()}
+    for steps in dict.fromkeys(steps for _, steps, _ in records):
+        best = {
+            name: min((cell for cell in records if cell[:2] == (name, steps)), key=lambda cell: numbers[cell].value)
+            for name in dict.fromkeys(method for method, *_ in records)
+        }
+        where, record = f"{_scale(records[best['TURTLE']])}, T = {steps}", records[best["TURTLE"]]
+        found = lower(numbers[best["TURTLE"]], numbers[best["TURTLE (first order)"]])
+        yield Claim("002/F3.2", "first-order TURTLE does not reach second-order TURTLE, each at its best depth", where,
+                    record, found)  # fmt: skip
+        found = _order_matters_more({name: numbers[cell] for name, cell in best.items()})
+        yield Claim("002/F3.2", "the order matters less to MAML", where, record, found)
+        deep = [cell for cell in records if cell[:2] == ("TURTLE", steps) and cell[2] in (5, 6)]
+        if deep:
+            found = _deep_is_best(best["TURTLE"], min(deep, key=lambda cell: numbers[cell].value), numbers)
+            yield Claim("002/F3.2", "5 or 6 hidden layers are best", where, record, found)
+    yield from _stability(records)
+
+
+def _order_matters_more(best: Mapping[str, Summary]) -> Found:
+    gaps = [
+        (best[first].value - best[second].value, math.hypot(best[first].ci95, best[second].ci95))
+        for first, second in (("TURTLE (first order)", "TURTLE"), ("FOMAML", "MAML"))
+    ]
+    (ours, our_reach), (theirs, their_reach) = gaps
+    reach = math.hypot(our_reach, their_reach)
+    words = f"first order is worse by {ours:.3g} ± {our_reach:.2g}, MAML's by {theirs:.3g} ± {their_reach:.2g}"
+    return Found(above(ours - theirs - reach, ours - theirs + reach), ours, words)
+
+
+def _deep_is_best(best: Any, deep: Any, numbers: Mapping[Any, Summary]) -> Found:
+    words = f"{best[2]} layers: {numbers[best]}; {deep[2]} layers: {numbers[deep]}"
+    beaten = lower(numbers[best], numbers[deep]).holds  # are the depths of the paper clearly worse than another?
+    return Found(True if best == deep else False if beaten else None, numbers[deep].value, words)
+
+
+def _stability(records: Grid) -> Iterator[Claim]:
+    """Yield the claim that runs differ more with more inner steps: the spread over runs relative to their mean."""
+    spread, lost = {}, {}
+    for steps in sorted({steps for _, steps, _ in records}):
+        mine = [record for (method, own, _), record in records.items() if (method, own) == ("TURTLE", steps)]
+        found = [best_validation(record) for record in mine]
+        spread[steps] = float(np.mean([each.ci95 / each.value for each in found]))
+        lost[steps] = sum(len(diverged_at(record)) for record in mine)
+    first, *_, last = spread if len(spread) > 1 else (0, 0)
+    if last:
+        said = (f"T = {t}: interval ± {100 * spread[t]:.0f} %, {lost[t]} runs diverged" for t in (first, last))
+        holds = spread[last] > spread[first] if math.isfinite(spread[first]) else None
+        yield Claim("002/F3.2", "TURTLE is less stable with more steps", _scale(mine[0]), mine[0],
+                    Found(holds, spread[last], "; ".join(said)))  # fmt: skip
+
+
+def anchored(records: Grid) -> list[dict[str, Any]]:
+    """Compare best validation errors with those in the authors' notebook, as rows of `mlkit.verdicts.table`.
+
+    "Reproduced" where the intervals meet, "same direction" clearly below, "not reached" above.
+    """
+    rows = []
+    for cell, (low, high) in ANCHORS.items():
+        if cell not in records:
+            continue
+        method, steps, depth = cell
+        ours = best_validation(records[cell])
+        reach = 0.0 if math.isnan(ours.ci95) else ours.ci95
+        middle, half, is_below = (low + high) / 2, (high - low) / 2, ours.value + reach < low
+        decided = verdict(middle, ours.value, ci95=reach, rounding=half, better="equal", same_direction=is_below)
+        layers = "" if depth is None else f", {depth} hidden layers"
+        note = f"{_scale(records[cell])}; theirs 70,000 and 30" + ("; clearly better than theirs" if is_below else "")
+        rows.append({"item": f"{method}, T = {steps}{layers}: best validation error", "paper": f"{low:g} to {high:g}",
+                     "ours": str(ours), "verdict": decided, "note": note})  # fmt: skip
+    return rows
+
+
+def answer(unit: Unit, claims: Iterable[Claim], drawn: Iterable[Record], parameters: Any) -> Record:
+    """Store what the claims answer, one answer a figure, and the sizes of the splits; anew when a training changes."""
+    p, figures = parameters, {}
+    for each in claims:
+        figures.setdefault(each.figure, []).append(each)
+    found = [_answer(figure, members) for figure, members in figures.items()]
+    sizes = f"{p.iterations * p.meta_batch}/{p.validation_tasks}/{p.test_tasks}"
+    same = "reproduced" if sizes == row(SIZES).printed else "not reached"
+    found.append({"id": SIZES, "value": sizes, "verdict": same, "note": "training tasks are drawn fresh for each run"})
+    keys = sorted({record.key for record in drawn})
+    data = {"data": "sine", "stand_in": False}
+    return unit.record("answers", {"of": keys, "sizes": sizes, "rules": RULES},
+                       lambda _: Result({"answers": len(found)}, answers=found, data=data))  # fmt: skip
+
+
+def _answer(figure: str, claims: list[Claim]) -> dict[str, Any]:
+    record, holds = claims[0].record, all(each.found.holds for each in claims)
+    note = "; ".join(f"{each.says} ({each.where}): {each.found.word}, {each.found.note}" for each in claims)
+    return {"id": figure, "value": claims[0].found.value, "tasks": record.evidence["tasks"],
+            "seeds": len(record.settings["seeds"]), "verdict": "same direction" if holds else "not reached",
+            "note": note}  # fmt: skip
+
+
+def _scale(record: Record) -> str:
+    outer = record.settings["outer"]
+    return f"{outer['iterations'] * outer['meta_batch']:,} tasks, {len(record.settings['seeds'])} runs"
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """Return values in double precision, infinite where they are not a number: a run that diverged."""
+    return np.nan_to_num(np.asarray(values, dtype=float), nan=np.inf, posinf=np.inf)
