@@ -96,6 +96,7 @@ def train(
     ):
         if not state.history:
             observe(state, learner, metric, **look)
+            state.seconds, clock = state.seconds + time.monotonic() - clock, time.monotonic()
         while not state.ended(outer):
             batch = _next_batch(state, tasks, outer.meta_batch, execution)
             _step(state, learner, outer, batch, metric, execution, keeper)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
-import statistics
 import subprocess
 import sys
 
@@ -16,30 +15,15 @@ import mlkit
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages(mlkit.__path__, "mlkit.") if not module.name.endswith("__main__")
 )
-COST = """
-import importlib, sys, time
-import torch
-
-start = time.perf_counter()
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-print(time.perf_counter() - start)
-"""
+SLOW = {"scipy", "sklearn", "skopt", "torchvision", "ipywidgets", "papermill", "nbformat", "pandas", "dask"}
+IMPORTED = "import sys; import mlkit, {}; print(*sys.modules)"
 
 
-def seconds_to_import(*names: str) -> float:
-    """Return the median of three processes."""
-
-    def once() -> float:
-        command = [sys.executable, "-W", "error", "-c", COST, *names]
-        return float(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
-
-    return statistics.median(once() for _ in range(3))
-
-
-def test_importing_what_a_notebook_imports_costs_less_than_two_seconds_beyond_torch():
-    names = ("mlkit", "mlkit.experiment", "mlkit.figures", "mlkit.drawings", "mlkit.learners", "mlkit.models")
-    assert seconds_to_import(*names) < 2.0
+def test_importing_what_a_notebook_imports_leaves_slow_packages_for_when_they_are_used():
+    names = ("mlkit.experiment", "mlkit.figures", "mlkit.drawings", "mlkit.learners", "mlkit.models")
+    command = [sys.executable, "-W", "error", "-c", IMPORTED.format(", ".join(names))]
+    imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in imported and not SLOW & set(imported)
 
 
 def test_importing_the_package_alone_does_not_import_torch():
