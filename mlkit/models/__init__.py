@@ -6,6 +6,8 @@ from mlkit.models.encoder import EncoderClassifier
 from mlkit.models.encoder_weights import EncoderWeights, imagenet, pretrained
 from mlkit.models.mlp import MLP
 from mlkit.models.normalization import POLICIES, normalization, policy_of
+from mlkit.models.softmax import SoftmaxClassifier
+from mlkit.models.wide_resnet import WideResNet, wide_resnet
 
 __all__ = [
     "MLP",
@@ -14,10 +16,13 @@ __all__ = [
     "EfficientLab",
     "EncoderClassifier",
     "EncoderWeights",
+    "SoftmaxClassifier",
+    "WideResNet",
     "block_of",
     "conv4",
     "imagenet",
     "normalization",
     "policy_of",
     "pretrained",
+    "wide_resnet",
 ]

@@ -14,6 +14,8 @@ from mlkit.tasks.base import (
 )
 from mlkit.tasks.class_folders import ClassTasks, grid
 from mlkit.tasks.datasets import class_count, folder_tasks, image_form, load
+from mlkit.tasks.feature_files import FeatureFile, read_features, write_features
+from mlkit.tasks.features import FeatureClasses, FeatureSpec, FeatureTasks
 from mlkit.tasks.glyphs import glyphs
 from mlkit.tasks.images import ImageClasses
 from mlkit.tasks.segmentation import SegmentationSpec, SegmentationTasks, SupervisedMasks, SupervisedSegmentationSpec
@@ -25,6 +27,10 @@ from mlkit.tasks.supervised import SupervisedBatches, SupervisedSpec
 __all__ = [
     "ClassTasks",
     "Examples",
+    "FeatureClasses",
+    "FeatureFile",
+    "FeatureSpec",
+    "FeatureTasks",
     "FrozenTasks",
     "ImageClasses",
     "SegmentationSpec",
@@ -46,7 +52,9 @@ __all__ = [
     "grid",
     "image_form",
     "load",
+    "read_features",
     "sample",
     "shapes",
     "sine",
+    "write_features",
 ]
