@@ -14,6 +14,7 @@ from mlkit.figures.searches import Point, Search, search_curves, search_map
 from mlkit.figures.shots import shots_curves, shots_gains
 from mlkit.figures.standalone import export
 from mlkit.figures.surfaces import loss_surface, spectral_density
+from mlkit.figures.times import Timed, time_scores
 
 __all__ = [
     "Bar",
@@ -26,6 +27,7 @@ __all__ = [
     "Segmented",
     "Series",
     "Tile",
+    "Timed",
     "Wave",
     "as_html",
     "as_question",
@@ -53,6 +55,7 @@ __all__ = [
     "spectral_density",
     "stacked_curves",
     "task_gallery",
+    "time_scores",
     "update_rules",
     "wave_chooser",
 ]
