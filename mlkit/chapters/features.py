@@ -31,7 +31,7 @@ class NetworkFeatures:
 
     Training sees no image of the validation and test classes. Momentum SGD from 0.1, falling to 0 along a cosine, with
     weight decay 0.0005 (Zagoruyko and Komodakis 2016). The weights stay on this machine, in `runs/`; the features
-    beside the data, in `features/`, under the hash of the weights.
+    beside the data, in `features/`, with the hash of the weights.
 
     Args:
         data: a data set of images by class: glyphs, cifar_fs, mini_imagenet, ...
@@ -61,13 +61,13 @@ class NetworkFeatures:
 
     @property
     def experiment(self) -> Experiment:
-        """The supervised training; it is judged by finetuning to 100 tasks of the test classes."""
+        """The supervised training; it is judged by finetuning to a few tasks of the test classes."""
         data = SupervisedSpec(TaskSpec(self.data, shots=1, query=5), self.batch_size)
         sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
         cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=self.iterations)
         outer = OuterLoop(self.iterations, 1, sgd, cosine, validate_every=max(1, self.iterations // 10))
         learner = Finetuning(self._net(5), data.classes, inner_lr=0.01, inner_steps=5)
-        return Experiment(learner, data, outer, ACCURACY, [0], validation_tasks=0, test_tasks=100, keep_weights=True)
+        return Experiment(learner, data, outer, ACCURACY, [0], validation_tasks=0, test_tasks=20, keep_weights=True)
 
     @property
     def name(self) -> str:
@@ -90,7 +90,8 @@ class NetworkFeatures:
             how = {"key": key, "device": device}
             return {part: embed(network.to(device).features, load(self.data, part).source, **how) for part in SPLITS}
 
-        return cached(data_root() / "features" / f"{self.name}.npz", key, make, split=split)
+        file = f"{self.name}-{self.describe()['training'][:8]}.npz"
+        return cached(data_root() / "features" / file, key, make, split=split)
 
     def describe(self) -> dict[str, Any]:
         """Say what identifies the features: the settings, and the key of the training's record."""

@@ -57,9 +57,9 @@ def leo_outer_loop(
     """
     if version not in ("v1", "v3"):
         raise ValueError(f"expected a version out of v1, v3; got {version!r}")
-    settled: dict[str, Any] = {"meta_batch": 12, "validate_every": 1000}
+    adam = partial(torch.optim.Adam, lr=tuned(data, shots)[0] if version == "v3" else 1e-3)
+    settled: dict[str, Any] = {"optimizer": adam, "meta_batch": 12, "validate_every": 1000}
     if version == "v3":
         settled |= {"clip_value": 0.1, "clip_norm": 0.1}
-    adam = partial(torch.optim.Adam, lr=tuned(data, shots)[0] if version == "v3" else 1e-3)
     steps = (50_000 if version == "v1" else 100_000) if iterations is None else iterations
-    return OuterLoop(steps, optimizer=adam, **{**settled, **changes})
+    return OuterLoop(steps, **{**settled, **changes})

@@ -37,6 +37,11 @@ class FeatureFile:
 
     path: Path | str
 
+    @property
+    def features(self) -> int:
+        """How many numbers describe an example; reads the file."""
+        return read_features(self.path, "train").rows.shape[1]
+
     def classes(self, split: str) -> FeatureClasses:
         """Read one split; see `read_features`."""
         return read_features(self.path, split)

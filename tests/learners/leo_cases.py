@@ -32,7 +32,7 @@ def feature_tasks(count: int = 3, *, shots: int = 2, query: int = 2) -> TaskBatc
     generator = seeded("feature tasks", count)
 
     def examples(each: int) -> Examples:
-        x = torch.randn(count, WAYS * each, FEATURES, generator=generator, dtype=torch.float64)
+        x = torch.randn(count, WAYS * each, FEATURES, generator=generator, dtype=torch.float64) / 2
         return Examples(x, torch.arange(WAYS).repeat_interleave(each).repeat(count, 1))
 
     return TaskBatch(examples(shots), examples(query), torch.randint(2**62, (count,), generator=generator))

@@ -23,6 +23,8 @@ def size_of(model: nn.Module) -> int:
 def test_wrn_28_10_has_the_published_number_of_weights_and_640_features():
     with torch.device("meta"):
         net, small = wide_resnet("28-10", 10), wide_resnet("28-10", 64, reductions=3)
+        for module in (net, small):
+            set_phase(module, "predict")
         assert small.features(torch.empty(2, 3, 80, 80)).shape == (2, 640)
         assert net(torch.empty(2, 3, 32, 32)).shape == (2, 10)
     assert size_of(net) == 36_479_194 and size_of(small) - size_of(net) == 641 * 54
