@@ -187,7 +187,8 @@ class LEO:
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""
-        settled = asdict(self) | {"hidden": list(self.hidden)}
+        weights = sum(tensor.numel() for tensor in self.init(torch.Generator()).values())
+        settled = asdict(self) | {"hidden": list(self.hidden), "parameters": weights, "normalization": "none"}
         return {"learner": "LEO", "loss": self.loss.__name__, **settled}
 
     def walk(self, meta: Meta, tasks: TaskBatch, *, steps: int | None = None, training: bool = False) -> Walk:

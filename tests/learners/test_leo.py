@@ -229,6 +229,7 @@ def test_maml_adapts_a_linear_softmax_on_the_same_features():
 def test_the_record_names_what_decides_the_result():
     said = leo("v3, hidden layer").describe()
     assert said["learner"] == "LEO" and said["hidden"] == [5] and said["version"] == "v3"
+    assert LEO.v3().describe()["parameters"] == 172_736 and said["normalization"] == "none"
     assert leo("random prior").describe() != leo("v3", finetuning_steps=1).describe()
 
 
