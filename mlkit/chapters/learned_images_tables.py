@@ -55,7 +55,7 @@ CLAIMS = (
     Said("Baseline++", "finetuning", "a cosine head is no worse than a linear one", weak=True),
     Said("finetuning", "from scratch", "pre-training helps"),
     Said("TURTLE", "TURTLE (first order)", "elsewhere the second order does not hurt TURTLE", "elsewhere", weak=True),
-    Said("LSTM (enhanced)", "LSTM", "elsewhere they help the LSTM, too", "elsewhere"),
+    Said("LSTM (enhanced)", "LSTM", "elsewhere, too, raw gradients and the second order help the LSTM", "elsewhere"),
     Said("TURTLE", "LSTM", "elsewhere, too, TURTLE is better than the LSTM", "elsewhere"),
 )
 FASTER = (
