@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mlkit.driver import Learner, Meta, for_tasks
 from mlkit.evaluation import predict_along
-from mlkit.figures import Series, Wave
+from mlkit.figures import Wave
 from mlkit.learners import MAML, common
 from mlkit.learners.coordinates import LearnedRule, flatten
 from mlkit.tasks import SineTasks, TaskBatch
@@ -74,10 +74,14 @@ def response(
 
 
 class Responses(NamedTuple):
-    """What `figures.update_rules` draws: gradients (points,), panels, and what weights of a network really met."""
+    """What `figures.update_rules` draws of each rule, by its label.
+
+    gradients: (points,), the same for all; curves: label of a line -> moves (points,); met: gradients and moves of
+    weights of the network, (weights,) each.
+    """
 
     gradients: np.ndarray
-    panels: dict[str, dict[str, Series]]
+    curves: dict[str, dict[str, np.ndarray]]
     met: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -92,29 +96,29 @@ def responses(
         inner_lr: of MAML.
         shown: so many weights are drawn as they really moved.
     """
+    if not learners:
+        return Responses(np.zeros(0), {}, {})
     found = {label: met(*each, tasks) for label, each in learners.items()}
     sizes = torch.cat([each.gradients.abs().flatten()[:100_000] for each in found.values()])
     large, end = (float(quantile) for quantile in torch.quantile(sizes, torch.tensor([0.95, 0.99])))
     at = torch.linspace(-end, end, 81)
-    straight = Series((-inner_lr * at).numpy())
-    panels, points = {}, {}
+    curves, points = {}, {}
     for label, (learner, meta) in learners.items():
-        weight, title = float(meta_size(meta)), f"{label}: move of a weight"
-        how = {"weight": weight, "loss": float(found[label].losses.median())}
-        panels[title] = {}
+        how = {"weight": typical_weight(meta), "loss": float(found[label].losses.median())}
+        curves[label] = {}
         for history, shares in HISTORIES.items():
             past = tuple(at if share is None else torch.full_like(at, share * large) for share in shares)
             moves = response(learner, meta, tasks, at, past, **how)
-            panels[title][f"{label}, {history}"] = Series(moves.numpy())
-        panels[title][f"MAML, −{inner_lr:g} × gradient"] = straight
+            curves[label][f"{label}, {history}"] = moves.numpy()
+        curves[label][f"MAML, −{inner_lr:g} × gradient"] = (-inner_lr * at).numpy()
         stride = max(1, found[label].gradients.numel() // shown)
-        points[title] = tuple(each.flatten()[::stride].numpy() for each in found[label][:2])
-    return Responses(at.numpy(), panels, points)
+        points[label] = tuple(each.flatten()[::stride].numpy() for each in found[label][:2])
+    return Responses(at.numpy(), curves, points)
 
 
-def meta_size(meta: Meta) -> Tensor:
-    """Return the mean absolute value of an initialization: how large a typical weight is."""
-    return flatten(common.role(meta, "theta")).abs().mean()
+def typical_weight(meta: Meta) -> float:
+    """Return the mean absolute value of an initialization."""
+    return float(flatten(common.role(meta, "theta")).abs().mean())
 
 
 def waves(

@@ -9,34 +9,26 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from mlkit.figures.curves import Series, stacked_curves
+from mlkit.figures.curves import learning_curves
 from mlkit.figures.parts import Array, limits, pen, stacked
 from mlkit.theme import NEUTRAL, looks
 
 WORST = 1e3  # errors above are drawn as this one
 
 
-def update_rules(
-    panels: Mapping[str, Mapping[str, Series]], x: Array, *, met: Mapping[str, tuple[Array, Array]]
-) -> go.Figure:
-    """Draw the move of a weight against its gradient, a panel a rule, over the moves of real weights.
+def update_rules(curves: Mapping[str, Array], x: Array, *, met: tuple[Array, Array]) -> go.Figure:
+    """Draw the move that a rule makes of a weight against its gradient, over the moves of real weights.
 
     Args:
-        panels: title of a panel -> label (a method's name, a comma, what came before) -> moves.
+        curves: label (a method's name, a comma, what came before) -> moves (points,).
         x: gradients, (points,).
-        met: title of a panel -> gradients and moves of weights of a network, (weights,) each.
+        met: gradients and moves of weights of a network, (weights,) each.
     """
-    figure = stacked_curves(panels, x, x_title="gradient of the weight")
-    for row, title in enumerate(panels, start=1):
-        gradients, moves = (np.asarray(each, dtype=float) for each in met[title])
-        dots = {"color": NEUTRAL, "size": 4, "opacity": 0.5}
-        figure.add_scatter(
-            x=_numbers(gradients), y=_numbers(moves), mode="markers", marker=dots, name="weights of a network",
-            legendgroup="met", showlegend=row == 1, row=row, col=1,
-        )  # fmt: skip
-        figure.update_yaxes(range=limits(*(one.value for one in panels[title].values())), row=row)
-    size = 150 + 320 * len(panels)  # the legend is long
-    return figure.update_xaxes(range=limits(x)).update_layout(height=size, legend={"y": 1 + 34 / size})
+    moves = {label: np.asarray(values, dtype=float) for label, values in curves.items()}
+    figure = learning_curves(moves, x, x_title="gradient of the weight", y_title="move of the weight")
+    dots = {"mode": "markers", "marker": {"color": NEUTRAL, "size": 4, "opacity": 0.5}}
+    figure.add_scatter(x=_numbers(met[0]), y=_numbers(met[1]), name="weights of a network", **dots)
+    return figure.update_xaxes(range=limits(x)).update_yaxes(range=limits(*moves.values())).update_layout(height=480)
 
 
 @dataclass(frozen=True)

@@ -80,13 +80,15 @@ def test_a_forget_gate_shrinks_the_weight_where_there_is_no_gradient():
 def test_responses_have_a_line_for_every_past_and_one_for_maml():
     learner = turtle()
     found = update_rules.responses({"TURTLE": (learner, descending(learner))}, WAVES[:], inner_lr=0.02, shown=10)
-    ((title, panel),) = found.panels.items()
-    assert list(panel) == [*(f"TURTLE, {history}" for history in update_rules.HISTORIES), "MAML, −0.02 × gradient"]
-    for series in panel.values():
-        np.testing.assert_allclose(series.value, -0.02 * found.gradients, atol=1e-6)
-    figure = drawn_rules(found.panels, found.gradients, met=found.met)
-    dots = figure.data[-1]
-    assert title in figure.layout.annotations[0].text and len(figure.data) == 6
+    ((label, lines),) = found.curves.items()
+    assert label == "TURTLE" and list(lines) == [
+        *(f"TURTLE, {history}" for history in update_rules.HISTORIES),
+        "MAML, −0.02 × gradient",
+    ]
+    for moves in lines.values():
+        np.testing.assert_allclose(moves, -0.02 * found.gradients, atol=1e-6)
+    *drawn, dots = drawn_rules(lines, found.gradients, met=found.met[label]).data
+    assert [line.name for line in drawn] == list(lines) and len({line.line.dash for line in drawn[:4]}) == 4
     np.testing.assert_allclose(np.array(dots.y), -0.02 * np.array(dots.x), atol=1e-3)
 
 
