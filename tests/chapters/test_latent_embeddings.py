@@ -1,0 +1,98 @@
+"""The trainings behind the tables on latent embeddings, from a parameters cell to the rows that they answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mlkit.chapters import latent_embeddings as latent
+from mlkit.chapters.latent_diagram import inner_loop
+from mlkit.learners import LEO, MAML
+from mlkit.papers import row
+from mlkit.tasks import FeatureClasses, write_features
+
+COLUMNS = {
+    "networks": [""] * 2,
+    "reductions": [3] * 2,
+    "pretraining": [0] * 2,
+    "shots": [1, 1],
+    "versions": ["v1", "v3"],
+}
+REST = {
+    "methods": list(latent.METHODS), "iterations": 2, "meta_batch": 2, "outer_lr": 0.0, "dropout": 0.1, "kl": -1.0,
+    "orthogonality": 0.5, "maml_lr": 0.01, "maml_inner_lr": 1.0, "query": 0, "validate_every": 1, "validation_tasks": 3,
+    "test_tasks": 4, "watched_tasks": 3, "seeds": [0], "chunk_size": 2, "workers": 1, "device": "cpu",
+}  # fmt: skip
+
+
+def parameters(data: str = "glyphs", **changes) -> SimpleNamespace:
+    return SimpleNamespace(**{"data": [data] * 2, **COLUMNS, **REST, **changes})
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory) -> str:
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("features") / "own.npz"
+    splits = {}
+    for split in ("train", "val", "test"):
+        arrays = [rng.normal(size=(1, 6)) + rng.normal(size=(17, 6)) for _ in range(6)]
+        splits[split] = FeatureClasses.build("own", arrays, names=[f"{split}{k}" for k in range(6)])
+    write_features(path, splits)
+    return str(path)
+
+
+def test_every_method_is_trained_on_the_same_tasks_and_compared(features, tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("MLKIT_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLKIT_RECORDS", raising=False)
+    p = parameters(features)
+    records = latent.trainings(p)
+    assert len(records) == 8 and len(list((tmp_path / "runs" / latent.STORE).glob("*.json"))) == 7, (
+        "MAML has no version"
+    )
+    assert len({record.data["content_hash"] for record in records.values()}) == 1
+    one, three = latent.settings(p)
+    leo = records[one, "LEO"]
+    assert leo.arrays["history_code_variance"].shape == (3, 1) and leo.arrays["meta/phi.encoder.0"].shape == (128, 6)
+    assert not any(name.startswith("meta/") for name in records[one, "LEO (deterministic)"].arrays)
+    found = {answer["id"]: answer for answer in latent.answers(records)}
+    table = "004/T2/miniImageNet/5-way-1-shot"
+    assert len(found) == 6 and {f"{table}/LEO", f"{table}/LEO-random-prior", f"{table}/LEO-deterministic"} <= set(found)
+    assert all(row(identity).source == "004" and answer["stand_in"] for identity, answer in found.items())
+    assert found[f"{table}/LEO"]["value"] == pytest.approx(100 * leo.scores["mean"])
+    assert latent.answers({key: record for key, record in records.items() if key[0] == three}) == []
+
+
+def test_learners_are_the_presets_but_for_what_the_parameters_say():
+    p = parameters()
+    one, three = (replace(setting, network="10-2") for setting in latent.settings(p))
+    leo = latent.learner(one, "LEO", p)
+    assert leo == replace(LEO.v1(features=128), dropout=0.1, orthogonality=0.5)
+    assert latent.learner(three, "LEO (random prior)", p).start == "prior"
+    assert latent.learner(three, "LEO (deterministic)", p).deterministic
+    assert latent.learner(replace(three, shots=5), "LEO", p).kl == LEO.v3(5).kl
+    maml = latent.learner(one, latent.BASELINE, p)
+    assert isinstance(maml, MAML) and maml.model.in_features == 128
+    assert latent.outer_loop(three, "LEO", p).clip_value == 0.1 and latent.outer_loop(one, "LEO", p).clip_value is None
+    assert latent.outer_loop(one, "LEO", parameters(outer_lr=0.5)).optimizer.keywords["lr"] == 0.5
+    assert latent.tasks(one, p).query is None
+    with pytest.raises(ValueError, match=r"expected methods out of LEO, .*; got 'LE0'"):
+        latent.learner(one, "LE0", p)
+
+
+def test_only_the_first_version_answers_rows_of_the_paper():
+    one, three = latent.settings(parameters())
+    assert latent.paper_row(one, "LEO") == "004/T1/miniImageNet/5-way-1-shot/LEO-ours"
+    assert row(latent.paper_row(replace(one, shots=5), latent.BASELINE)).value == 72.41
+    assert (
+        latent.paper_row(replace(one, shots=5), "LEO (random prior)") is None and latent.paper_row(three, "LEO") is None
+    )
+
+
+def test_the_inner_loop_is_drawn():
+    drawn = inner_loop()
+    assert drawn.startswith("<svg") and all(
+        word in drawn for word in ("encoder", "decoder", "L(query)", "currentColor")
+    )
