@@ -73,10 +73,17 @@ class BodyFeatures:
         """Describe images (n, channels, size, size) in [0, 1]: (n, features)."""
         return self.network.features(images)
 
+    @cached_property
+    def _splits(self) -> dict[str, FeatureClasses]:
+        return {}
+
     def classes(self, split: str) -> FeatureClasses:
-        """Compute the features of one split; train the network where that is still to be done."""
-        images, state = replace(self.training.spec, batch_size=None).split(split).source, self.network.state_dict()
-        return embed(self, images, key=weights_hash(state), device=self.training.execution.device)
+        """Compute the features of one split, once; train the network where that is still to be done."""
+        if split not in self._splits:
+            images = replace(self.training.spec, batch_size=None).split(split).source
+            how = {"key": weights_hash(self.network.state_dict()), "device": self.training.execution.device}
+            self._splits[split] = embed(self, images, **how)
+        return self._splits[split]
 
     def describe(self) -> dict[str, Any]:
         """Say what identifies the features: the network, and the key of the training's record."""

@@ -36,7 +36,8 @@ class Number:
         if self.value is None:
             return Cell("–", why=self.why)
         reach = f" ± {(self.high - self.low) / 2:.2g}" if self.low is not None and self.high is not None else ""
-        text = f"{self.value:.1f}" if 10 <= abs(self.value) < 1000 else f"{self.value:,.3g}"
+        size = abs(self.value)
+        text = f"{self.value:,.0f}" if size >= 1000 else f"{self.value:.1f}" if size >= 10 else f"{self.value:.3g}"
         return Cell(text + reach + self.remark, self.value)
 
 
