@@ -10,10 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from mlkit.driver import stack
-from mlkit.learners import CodeWatch
+from mlkit.evaluation import evaluate
+from mlkit.learners import MAML, CodeWatch
 from mlkit.learners.leo_parts import Draws, Gaussian, by_class, cosine_orthogonality, glorot_deviation, l1_orthogonality
+from mlkit.learners.linear_scores import accuracy_of_linear
+from mlkit.losses import ACCURACY
+from mlkit.models import SoftmaxClassifier
 from mlkit.seeding import seeded
-from mlkit.tasks import frozen
+from mlkit.tasks import frozen, sine
 
 from .learned_rules import EXACT
 from .leo_cases import LATENTS, WAYS, feature_tasks, gaussians, leo, own
@@ -90,3 +94,15 @@ def test_examples_may_come_in_any_order_but_equally_many_of_each_class():
     uneven = replace(tasks, support=tasks.support.map(lambda tensor: tensor[:, :-1]))
     with pytest.raises(ValueError, match="equally many examples of each label 0 to 2, got labels"):
         learner.adapt(own(learner), uneven)
+
+
+@pytest.mark.parametrize("query", [3, 10])
+def test_classifiers_are_judged_as_by_evaluation_without_gathering_queries(query):
+    tasks = frozen(replace(gaussians("test"), shots=2, query=query), 23, 0)
+    for learner in (replace(leo("v3"), features=12), MAML(SoftmaxClassifier(12, WAYS), 1.0, 2)):
+        meta = stack([learner.init(seeded(seed)) for seed in (0, 1)])
+        expected = evaluate(learner, meta, tasks, metric=ACCURACY)
+        found = accuracy_of_linear(learner, meta, tasks, chunk_size=10)
+        assert torch.allclose(found, expected) and len(found.unique()) > 3
+    with pytest.raises(ValueError, match="expected frozen FeatureTasks, got SineTasks"):
+        accuracy_of_linear(learner, meta, frozen(sine("huisman"), 1, 0))
