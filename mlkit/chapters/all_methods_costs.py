@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ def peak_bytes(compute: Callable[[], object], device: str = "cpu") -> int:
         with Meter() as meter:
             compute()
         return (meter.gpu_memory_bytes or before) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler prints that it starts and stops
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         compute()
     with TemporaryDirectory() as folder:

@@ -68,10 +68,11 @@ class BodyFeatures:
         set_phase(network, "predict")
         return network.to(self.training.execution.device)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Describe images (n, channels, size, size) in [0, 1]: (n, features)."""
-        return self.network.features(images)
+        network = self.network  # trained before gradients are off
+        with torch.no_grad():
+            return network.features(images)
 
     @cached_property
     def _splits(self) -> dict[str, FeatureClasses]:

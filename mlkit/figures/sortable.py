@@ -12,8 +12,9 @@ STYLE = """
 .linked .scroll { max-width: 100%; overflow-x: auto; }
 .linked output { display: block; font-size: 0.95rem; min-height: 3.2em; margin: 0.4rem 0; }
 .linked table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; margin: 0; }
-.linked :is(td, th) { min-width: 0 !important; padding: 0.2rem 0.6rem; text-align: right; white-space: nowrap; }
-.linked :is(th:first-child, td.words) { text-align: left; }
+.linked table :is(td, th) { min-width: 0; padding: 0.2rem 0.6rem; text-align: right; vertical-align: middle;
+  white-space: nowrap; }
+.linked table :is(th:first-child, td.words) { text-align: left; }
 .linked th:first-child { background: var(--pst-color-background, var(--page, var(--jp-layout-color0, #fff)));
   left: 0; position: sticky; }
 .linked button { background: none; border: 0; color: inherit; cursor: pointer; font: inherit; font-weight: 600;
