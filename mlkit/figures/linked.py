@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from IPython.display import HTML, display
 
+from mlkit.figures.explorer import EVERY
 from mlkit.figures.page import as_html
 from mlkit.figures.parts import Array, pen, styled
 from mlkit.figures.sortable import Cell, Column, sortable, table_name
@@ -128,8 +129,11 @@ def _quantities(choices: Sequence[Choice], titles: Sequence[str], log: Sequence[
 
 def _groups(choices: Sequence[Choice]) -> dict[str, object]:
     """Return the chooser of the group: it hides the points of the others."""
+    groups = list(dict.fromkeys(choice.group for choice in choices))
     buttons = []
-    for group in dict.fromkeys(choice.group for choice in choices):
-        shown = [choice.group == group for choice in choices]
-        buttons.append({"label": group, "method": "restyle", "args": [{"visible": shown}]})
+    for group in [*groups, EVERY] if len(groups) > 1 else groups:
+        shown = [group in (EVERY, choice.group) for choice in choices]
+        labels = [choice.label if on else None for choice, on in zip(choices, shown, strict=True)]
+        once = [on and labels.index(label) == k for k, (label, on) in enumerate(zip(labels, shown, strict=True))]
+        buttons.append({"label": group, "method": "restyle", "args": [{"visible": shown, "showlegend": once}]})
     return {"name": "setting", "buttons": buttons, "x": 0.5, "xanchor": "left", "y": 1.42, "showactive": True}

@@ -245,6 +245,8 @@ def test_a_linked_view_is_a_chart_and_its_table(monkeypatch):
     quantity, group = figure.layout.updatemenus
     assert [button.label for button in quantity.buttons] == ["seconds", "accuracy"]
     assert quantity.buttons[1].args[1]["xaxis.type"] == "linear" and group.buttons[1].args[0]["visible"][-1]
+    every = {"visible": [True] * 4, "showlegend": [True, True, True, False]}
+    assert group.buttons[2].label == "all settings" and dict(group.buttons[2].args[0]) == every
     page = figures.as_linked_html(view, alt="What is drawn", caption="Where it is from")
     order = [page.index(each) for each in ('role="img"', "<table>", "<figcaption>")]
     assert order == sorted(order) and page.count("<figure") == 1
@@ -291,5 +293,7 @@ def test_keys_sort_the_table_and_a_row_marks_its_point(tmp_path, monkeypatch):
         assert "method: ANIL; setting: first; score: 50" in tab.locator("output").text_content()
         tab.get_by_role("combobox", name="setting").select_option(label="second")
         tab.wait_for_function(f"{rows}.join() === 'MAML'")
+        tab.get_by_role("combobox", name="setting").select_option(label="all settings")
+        tab.wait_for_function(f"{rows}.length === 4")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360 and errors == []
         browser.close()
