@@ -65,8 +65,11 @@ def _has_shape(record: Record, chance: float) -> bool:
 
 
 def best_validation(record: Record) -> Summary:
-    """Return each seed's best validation score, averaged over seeds: what paper 002's authors plot for sine waves."""
-    history = torch.from_numpy(record.arrays["history_validation"]).double()
+    """Return the best validation error of each seed, averaged over seeds: what paper 002's authors plot for sine waves.
+
+    Points at which a run had diverged do not count.
+    """
+    history = torch.from_numpy(record.arrays["history_validation"]).double().nan_to_num(nan=math.inf)
     return over_seeds(history.min(0).values[:, None])
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from mlkit.chapters.claims import Claim, Found, above
-from mlkit.evaluation import Summary, median_of_runs, over_seeds
+from mlkit.evaluation import Summary, median_of_runs
 from mlkit.figures import Series
 from mlkit.papers import row, verdict
 from mlkit.records import Result, Unit
 from mlkit.stored import Record
+from mlkit.verdicts import best_validation
 
 RULES = 1  # grows with every change of a rule, so that a stored verdict is decided anew
 SIZES = "002/text/sine-regression-split-sizes/train-val-test-tasks"
@@ -34,11 +35,6 @@ ANCHORS = {  # best validation errors in the authors' notebook, read off its plo
 def median(record: Record) -> Summary:
     """Return the median test error, as figure 3.3 has it: per run over tasks, then the mean, outlying runs left out."""
     return median_of_runs(torch.from_numpy(_known(record.arrays["test_scores"])))
-
-
-def best_validation(record: Record) -> Summary:
-    """Return the best validation error of each run, averaged over runs, as figure 3.2 has it."""
-    return over_seeds(torch.from_numpy(_known(record.arrays["history_validation"]).min(0))[:, None])
 
 
 def diverged_at(record: Record) -> np.ndarray:

@@ -72,7 +72,7 @@ def _of_turtle(learner: Turtle, meta: Meta, inner_lr: float) -> dict[str, float 
     if learner.hidden_layers or "gradient" not in learner.inputs:
         raise ValueError(
             f"expected hidden_layers=0 and 'gradient' among the inputs, got {learner.hidden_layers} and "
-            f"{learner.inputs}; only a linear rule is gradient descent everywhere"
+            f"{learner.inputs}; without hidden layers the rule is linear in the gradient"
         )
     weight = torch.zeros_like(meta["phi.head.weight"])
     weight[..., learner.inputs.index("gradient")] = -inner_lr
