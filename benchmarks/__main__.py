@@ -9,5 +9,5 @@ from pathlib import Path
 
 from mlkit.running import ENVIRONMENT
 
-for script in ("peers.py", "hessian.py", "memory.py", "sampling.py", "segmentation.py", "turtle.py", "uho.py"):
+for script in ("peers.py", "hessian.py", "memory.py", "sampling.py", "segmentation.py", "turtle.py", "uho.py", "leo.py"):
     subprocess.run([sys.executable, Path(__file__).with_name(script)], check=True, env=ENVIRONMENT | os.environ)

@@ -39,6 +39,7 @@ TITLES = {
     "hessian": "Curvature",
     "uho": "Search over update hyperparameters",
     "turtle": "Learned update rules",
+    "leo": "Latent embeddings",
     "sampling": "Overheads",
     "memory": "Time and memory",
 }

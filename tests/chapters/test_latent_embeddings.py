@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from mlkit.chapters import latent_embeddings as latent
+from mlkit.chapters import latent_tables
 from mlkit.chapters.latent_diagram import inner_loop
+from mlkit.chapters.pairs import gain
 from mlkit.learners import LEO, MAML
-from mlkit.papers import row
+from mlkit.papers import row, rows
 from mlkit.tasks import FeatureClasses, write_features
 
 COLUMNS = {
@@ -43,6 +45,20 @@ def features(tmp_path_factory) -> str:
     return str(path)
 
 
+def check_tables(records, one, three):
+    lines = latent_tables.accuracies(records).data.splitlines()
+    printed = {found.method for identity, found in rows().items() if identity.startswith("004/T1/")}
+    assert lines[0] == f"| method | the paper, 1-shot | the paper, 5-shot | ours, {one} | ours, {three} |"
+    assert {line.split(" | ")[0][2:] for line in lines[2:]} == printed and len(lines) == 2 + len(printed)
+    scores = [records[setting, "LEO"].scores for setting in (one, three)]
+    ours = " | ".join(f"{100 * score['mean']:.2f} ± {100 * score['ci95']:.2f}" for score in scores)
+    assert f"| LEO (ours) | 60.06 ± 0.05 | 75.72 ± 0.18 | {ours} |" in lines
+    table = latent_tables.ablations(records).data.splitlines()
+    assert [line.split(" | ")[0][2:] for line in table[2:]] == [latent.BASELINE, *reversed(latent.LEOS)]
+    gained = gain(records[one, latent.BASELINE], records[one, "LEO"]).tasks
+    assert table[2].split(" | ")[1:4:2] == ["58.05", f"{gained.value:+.2f} ± {gained.ci95:.2f}"]
+
+
 def test_every_method_is_trained_on_the_same_tasks_and_compared(features, tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("MLKIT_ROOT", str(tmp_path))
@@ -57,6 +73,7 @@ def test_every_method_is_trained_on_the_same_tasks_and_compared(features, tmp_pa
     leo = records[one, "LEO"]
     assert leo.arrays["history_code_variance"].shape[1] == 1 and leo.arrays["meta/phi.encoder.0"].shape == (128, 96)
     assert not any(name.startswith("meta/") for name in records[one, "LEO (deterministic)"].arrays)
+    check_tables(records, one, three)
     found = {answer["id"]: answer for answer in latent.answers(records)}
     table = "004/T2/miniImageNet/5-way-1-shot"
     assert len(found) == 6 and {f"{table}/LEO", f"{table}/LEO-random-prior", f"{table}/LEO-deterministic"} <= set(found)
