@@ -9,5 +9,8 @@ from pathlib import Path
 
 from mlkit.running import ENVIRONMENT
 
-for script in ("peers.py", "hessian.py", "memory.py", "sampling.py", "segmentation.py", "turtle.py", "uho.py", "leo.py"):
-    subprocess.run([sys.executable, Path(__file__).with_name(script)], check=True, env=ENVIRONMENT | os.environ)
+MEASURES = ("peers", "hessian", "memory", "sampling", "segmentation", "turtle", "uho", "leo")
+
+for name in MEASURES:
+    script = Path(__file__).with_name(f"{name}.py")
+    subprocess.run([sys.executable, script], check=True, env=ENVIRONMENT | os.environ)
