@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,8 +41,7 @@ def peak_bytes(compute: Callable[[], object], device: str = "cpu") -> int:
         with Meter() as meter:
             compute()
         return (meter.gpu_memory_bytes or before) - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler prints that it starts and stops
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         compute()
     with TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
@@ -51,3 +51,16 @@ def peak_bytes(compute: Callable[[], object], device: str = "cpu") -> int:
     if not changes:
         return 0
     return max(change["Total Allocated"] for change in changes) - (changes[0]["Total Allocated"] - changes[0]["Bytes"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what is written to the standard error past Python: the profiler says there that it starts and stops."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -128,11 +128,12 @@ def test_features_are_those_of_the_trained_body(unit):
     assert body.record.path.parent.name == "encoders" and body.record.settings["outer"]["iterations"] == 4
 
 
-def test_costs_are_counted():
+def test_costs_are_counted(capfd):
     calls: list[int] = []
     assert seconds_of(lambda: calls.append(1), times=3) >= 0 and len(calls) == 4
     assert 4e6 <= peak_bytes(lambda: torch.empty(1_000_000).add_(1)) < 5e6
     assert peak_bytes(lambda: None) == 0
+    assert capfd.readouterr() == ("", ""), "a page shows what is printed"
 
 
 def made_up(folder, setting: Setting, method: str, scores: np.ndarray, *, features: float = 0.0, **changed: Any):
