@@ -20,6 +20,7 @@ PUBLISHED = yaml.safe_load((ROOT / "book" / "published.yaml").read_text())
 UNPUBLISHED = {
     "all_methods",
     "efficientlab",
+    "latent_embedding_optimization",
     "latent_space",
     "learned_optimizers",
     "learned_optimizers_images",
