@@ -101,26 +101,25 @@ def measured(found: Walks, *, neighbors: int) -> dict[str, Tensor]:
       one another; `spread` (): of all codes at the start, from their mean (root of the mean square);
     - `neighbors` (2, tasks): share of a code's nearest that are of its class, before and after; `chance` (tasks,): what
       it would be without any structure;
-    - `own_side` (tasks,): share of the nearest of an adapted code, among all codes before and after, that are adapted;
+    - `outside` (tasks,): share of adapted codes farther from the mean of the encoder's codes than 99 % of these are;
     - `accuracy` (steps + 1, tasks).
     """
     tasks, last, ways = len(found.codes), found.codes.shape[1] - 1, found.codes.shape[2]
     classes, groups = found.classes.flatten(), found.groups
     each = [separation(found.at(step), classes, groups).unflatten(0, (tasks, ways)) for step in range(last + 1)]
     near = [alike(found.at(step), classes, groups, count=neighbors) for step in (0, last)]
-    side = torch.arange(2).repeat_interleave(len(classes))
-    both = alike(torch.cat([found.at(0), found.at(last)]), side, groups.repeat(2, 1), count=neighbors)
-    start = found.at(0).double()
+    start, end = found.at(0).double(), found.at(last).double()
+    before, after = ((codes - start.mean(0)).norm(dim=1) for codes in (start, end))  # from the middle
     shares = torch.bincount(classes).double() / len(classes)
     return {
         "separation": torch.stack(each),
         "feature_separation": separation(found.features.flatten(0, 1), classes, groups).unflatten(0, (tasks, ways)),
         "moved": (found.codes - found.codes[:, :1]).norm(dim=-1).mean(-1).mT,
         "between": torch.cdist(found.codes, found.codes).sum((-1, -2)).mT / (ways * (ways - 1)),
-        "spread": (start - start.mean(0)).square().sum(1).mean().sqrt(),
+        "spread": before.square().mean().sqrt(),
         "neighbors": torch.stack(near).unflatten(1, (tasks, ways)).mean(-1),
         "chance": shares[found.classes].mean(1),
-        "own_side": both[len(classes) :].unflatten(0, (tasks, ways)).mean(1),
+        "outside": (after > before.quantile(0.99)).double().unflatten(0, (tasks, ways)).mean(1),
         "accuracy": found.accuracy.mT,
     }
 
@@ -251,6 +250,6 @@ def cost(trainings: Iterable[Record], others: Iterable[Record]) -> Markdown:
     hardware = [record.evidence["hardware"] for record in [*shown, *looked]]
     where = sorted({each["gpu"] or f"{each['cores']} CPU cores" for each in hardware})
     return Markdown(
-        f"{len(shown)} trainings took {minutes[0]:.1f} minutes, measuring and drawing their codes {minutes[1]:.1f}, on "
-        f"{' and '.join(where)}. The trainings are those of the chapter before."
+        f"Training took {minutes[0]:.1f} minutes for {len(shown)} of the rows of the chapter before, measuring and "
+        f"drawing the codes {minutes[1]:.1f}, on {' and '.join(where)}."
     )

@@ -22,7 +22,7 @@ RULES = 1  # grows with every change of a rule, so that a stored verdict is deci
 STAGES, CLASSES, PICKED = "004/F2a", "004/F2b", ("004/F2c", "004/F2d")
 OWN = "mini_imagenet"  # the paper's data
 FAR = "adaptation moves codes farther than they lie apart at first"
-APART = "adapted codes lie among adapted codes, not among the encoder's"
+APART = "adapted codes do not belong to the cluster of the encoder's"
 BETTER = "adapted codes are better separated by class than the encoder's"
 EVERYWHERE = f"{BETTER}: in other classes, too"
 LOCAL = "neighbors among adapted codes share their class"
@@ -53,9 +53,9 @@ def moves_far(record: Record) -> Found:
 
 
 def lies_apart(record: Record) -> Found:
-    """Check that most of the nearest neighbors of an adapted code, among all codes, are adapted."""
-    share = _over(record.arrays["own_side"])
-    words = f"{100 * share.value:.1f} ± {100 * share.ci95:.1f} % of the nearest are adapted; mixed would be 50 %"
+    """Check that most adapted codes are farther from the middle of the encoder's codes than 99 % of these are."""
+    share = _over(record.arrays["outside"])
+    words = f"{100 * share.value:.1f} ± {100 * share.ci95:.1f} % lie farther out than 99 % of the encoder's codes"
     return Found(above(share.value - 0.5 - share.ci95, share.value - 0.5 + share.ci95), share.value, words)
 
 

@@ -160,6 +160,8 @@ def test_what_is_measured_is_what_the_codes_say(looked):
     np.testing.assert_allclose(arrays["between"][-1], np.mean(pairs, 0), rtol=1e-3)
     start = codes[:, 0].reshape(-1, LATENTS)
     np.testing.assert_allclose(arrays["spread"], np.linalg.norm(start.std(0)), rtol=1e-4)
+    far = np.linalg.norm(codes - start.mean(0), axis=-1)  # (tasks, steps + 1, ways)
+    np.testing.assert_allclose(arrays["outside"], (far[:, -1] > np.quantile(far[:, 0], 0.99)).mean(1), rtol=1e-5)
     shares = np.bincount(arrays["classes"].ravel()) / arrays["classes"].size
     np.testing.assert_allclose(arrays["chance"], shares[arrays["classes"]].mean(1), rtol=1e-5)
     last = separation(case.walks.at(-1), case.walks.classes.flatten(), case.walks.groups).view(TASKS, WAYS)
@@ -190,7 +192,7 @@ def made_up(folder, after: float, *, moved: float = 3.0, noise: float = 0.1):
     ends = np.stack([noise * rng.normal(size=(40, 2)), after + noise * rng.normal(size=(40, 2))])
     arrays = {
         "separation": ends, "classes": classes, "moved": np.stack([np.zeros(40), moved + noise * rng.normal(size=40)]),
-        "spread": np.array(1.0), "own_side": np.full(40, 0.5 + after) + noise * rng.normal(size=40),
+        "spread": np.array(1.0), "outside": np.full(40, 0.5 + after) + noise * rng.normal(size=40),
         "neighbors": np.stack([np.full(40, 0.25), 0.25 + after + noise * rng.normal(size=40)]),
         "chance": np.full(40, 0.25),
     }  # fmt: skip
