@@ -14,10 +14,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -25,9 +23,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from cases import Case, cases, ours
 from store import store
-from torch.profiler import ProfilerActivity, profile
 
-from mlkit.evidence import Meter
+from mlkit.costs import peak_bytes
 
 STEPS = (1, 2, 5, 10)
 CHUNKS = (1, 2, 4, 16)
@@ -65,23 +62,6 @@ def report_point(device: str, settings: dict[str, Any]) -> None:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     json.dump({"peak_bytes": peak, "seconds": min(seconds)}, sys.stdout)
-
-
-def peak_bytes(compute: Callable[[], object], device: str) -> int:
-    """Return the most memory that tensors held at once while `compute` ran, above what they held before."""
-    if device.startswith("cuda"):
-        with Meter() as meter:
-            compute()
-        return meter.gpu_memory_bytes
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled, TemporaryDirectory() as folder:
-        compute()
-        profiled.stop()
-        trace = Path(folder) / "trace.json"
-        profiled.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    changes = [event["args"] for event in events if event["name"] == "[memory]"]
-    before = changes[0]["Total Allocated"] - changes[0]["Bytes"]
-    return max(change["Total Allocated"] for change in changes) - before
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from mlkit.chapters import learned_images
-from mlkit.chapters.all_methods_costs import peak_bytes, seconds_of
 from mlkit.chapters.all_methods_features import BodyFeatures
 from mlkit.chapters.all_methods_settings import DESCENT, LANDSCAPE, METHODS, SCRATCH, WITHOUT, Setting, settings
 from mlkit.chapters.learned_images import EVALUATED, WAYS
 from mlkit.chapters.learned_images_data import ShownSpec
+from mlkit.costs import peak_bytes, seconds_of
 from mlkit.driver import Learner, Meta, for_tasks, meta_gradient
 from mlkit.evaluation import evaluate, over_tasks
 from mlkit.landscape import Watch, coherence, gradients

@@ -17,9 +17,9 @@ import mlkit
 from mlkit import figures
 from mlkit.chapters import all_methods, all_methods_guide, all_methods_table
 from mlkit.chapters.all_methods import Training, budgets, settings, sizes, trainings
-from mlkit.chapters.all_methods_costs import peak_bytes, seconds_of
 from mlkit.chapters.all_methods_features import BodyFeatures
 from mlkit.chapters.all_methods_settings import DESCENT, LANDSCAPE, MEASURES, METHODS, WITHOUT, Setting
+from mlkit.costs import peak_bytes, seconds_of
 from mlkit.learners import MAML
 from mlkit.records import record_key
 from mlkit.stored import write

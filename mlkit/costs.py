@@ -1,4 +1,4 @@
-"""What a method costs, measured at its trained state: time and memory of a meta-iteration, time to adapt to a task."""
+"""What a computation costs: its time, and the memory that tensors hold while it runs."""
 
 from __future__ import annotations
 
