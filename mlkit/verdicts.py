@@ -117,12 +117,19 @@ def of_answers(record: Record) -> list[dict[str, Any]]:
             {
                 "item": f"{answer['id']}: {paper.metric}, {paper.dataset}",
                 "paper": "no number" if paper.value is None else f"{paper.value}",
-                "ours": answer["value"] if isinstance(answer["value"], str) else f"{answer['value']:.2f}",
+                "ours": _shown(answer["value"]),
                 "verdict": answer["verdict"],
                 "note": answer["note"],
             }
         )
     return shown
+
+
+def _shown(value: float | str) -> str:
+    """Show two decimals; a value too small for them with two digits of its own."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.2g}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Markdown:

@@ -65,3 +65,11 @@ def test_the_table_shows_every_row_or_says_there_is_none():
     row = {"item": "MAML", "paper": "0.5", "ours": "0.4", "verdict": "reproduced", "note": "3 seeds"}
     assert "| MAML | 0.5 | 0.4 | **reproduced** | 3 seeds |" in verdicts.table([row]).data
     assert "No figure" in verdicts.table([]).data
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(43.96, "43.96"), (5e-4, "0.0005"), (-0.024, "-0.024"), (0.0, "0.00"), ("2 of 3", "2 of 3")]
+)
+def test_a_small_value_is_not_rounded_away(value, shown):
+    answer = {"id": "000/T4/1-shot/FOMAML*/learning-rate", "value": value, "verdict": "other data", "note": ""}
+    assert verdicts.of_answers(SimpleNamespace(answers=[answer]))[0]["ours"] == shown
