@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlkit import figures
+from mlkit import figures, papers
 
 LIBRARIES = ("mlkit", "learn2learn", "higher", "torchopt")
 CURVATURES = ("mlkit", "pyhessian", "pyhessian to 1e-6", "curvlinops")
@@ -25,6 +25,8 @@ def page(folder: Path) -> Iterator[str]:
         yield f"## {TITLES.get(content['benchmark'], content['benchmark'])}"
         yield from _peers([row for row in rows if "seconds" in row and "best_peer" in row])
         yield from _one_peer([row for row in rows if "ratio" in row and "best_peer" not in row])
+        if content["benchmark"] == "segmentation":
+            yield from _paper_hours(rows, content["hardware"]["gpu"])
         yield from _curvature([row for row in rows if "eigenvalue_errors" in row])
         yield from _spectra([row for row in rows if "spectrum" in row])
         yield from _bars([row for row in rows if "measure" in row])
@@ -129,6 +131,16 @@ def _one_peer(rows: list[Row]) -> Iterator[str]:
     if exact:
         yield "Relative distance of the float32 result from float64:"
         yield _table(("case", *names), exact)
+
+
+def _paper_hours(rows: list[Row], gpu: str | None) -> Iterator[str]:
+    """Say how long the paper's training takes at the rate that was measured at its size."""
+    steps = papers.row("000/T3/Meta-steps").value
+    for measured in (one for one in rows if "224 px" in one["case"] and steps):
+        hours = steps * measured["seconds"]["mlkit"] / 3600
+        yield f"At 224 pixels the {steps:,.0f} outer steps of the preset `paper` take {hours:,.0f} hours at this rate."
+        if not gpu:
+            yield "On a GPU the rate has not been measured; `python benchmarks/segmentation.py --device cuda` does it."
 
 
 def _curvature(rows: list[Row]) -> Iterator[str]:

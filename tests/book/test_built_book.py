@@ -73,6 +73,13 @@ def test_a_unit_offers_its_notebook_and_says_how_to_run_it(site, page):
     assert f"make chapter UNIT={unit}" in html.get_text()
 
 
+def test_the_hours_of_the_paper_follow_from_the_measured_rate(site):
+    record = json.loads((ROOT / "book" / "records" / "benchmarks" / "segmentation.json").read_text())
+    seconds = next(row["seconds"]["mlkit"] for row in record["rows"] if "224 px" in row["case"])
+    said = re.search(r"50,000 outer steps .* take ([\d,]+) hours", parsed(site / "benchmarks.html").get_text())
+    assert int(said[1].replace(",", "")) == round(50_000 * seconds / 3600)
+
+
 def test_nothing_is_asked_from_another_server(site):
     asked = []
     for path in site.rglob("*.html"):
