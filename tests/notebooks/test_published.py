@@ -19,13 +19,11 @@ PUBLISHED = yaml.safe_load((ROOT / "book" / "published.yaml").read_text())
 # They run; their records are still to be computed.
 UNPUBLISHED = {
     "all_methods",
-    "efficientlab",
     "latent_embedding_optimization",
     "latent_space",
     "learned_optimizers",
     "learned_optimizers_images",
     "many_shots",
-    "segmentation",
     "update_hyperparameters",
     "weight_updates",
 }
