@@ -25,7 +25,6 @@ UNPUBLISHED = {
     "learned_optimizers_images",
     "many_shots",
     "update_hyperparameters",
-    "weight_updates",
 }
 
 
