@@ -93,9 +93,12 @@ def sources(unit: str, preset: str) -> Iterator[Path]:
 
 
 def render() -> None:
-    """Call Jupyter Book; a warning is an error."""
+    """Call Jupyter Book; a warning is an error. New contents are listed on every page, so all are written again."""
     command = [Path(sys.executable).with_name("jupyter-book"), "build", BOOK, "--path-output", BOOK]
     command += ["--config", ROOT / "_config.yml", "--toc", ROOT / "_toc.yml", "-W", "-n", "--keep-going", "-q"]
+    index = HTML / "index.html"
+    if index.exists() and index.stat().st_mtime < (ROOT / "_toc.yml").stat().st_mtime:
+        command.append("--all")
     if subprocess.run(command, check=False).returncode:
         sys.exit("the book was not built: see the warnings above")
 
