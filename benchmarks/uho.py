@@ -4,9 +4,10 @@
 
 A trial needs the score of every task after 1, 2, ..., 20 steps. `mlkit.uho` adapts once and scores on the way; the
 other way adapts anew for every number of steps. The same tasks, weights and process; the two take turns; the median
-counts; their scores are compared. Then a whole search is timed, on all cores: so many trials, each on so many tasks
-that find the number of steps and as many that judge it. The network is the quick one of the chapters on segmentation,
-untrained.
+counts; their scores are compared. The network is the quick one of the chapters on segmentation, untrained.
+
+Then a whole search is timed, on all cores: so many trials, each on so many tasks, half of which find the number of
+steps, at most 10, while the other half judges it. Its network is smaller, that of a demonstration on two cores.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads sleep, or a busy core stalls all
@@ -37,32 +39,48 @@ from mlkit.uho import EFFICIENTLAB_3, Objective, tune
 BAR = 5.0  # times as fast as without reuse
 SEPARATE = "every number of steps by itself"
 QUICK = 180.0  # seconds: what the quick preset of a chapter may take
-SIZE, WIDTH, STEPS, SHOTS, CHUNK = 32, 0.25, 20, 5, 20
+SHOTS = 5
 TRAINING = {"inner_lr": 0.005, "steps": 5}
 
 
-def objective(tasks: int) -> Objective:
+@dataclass(frozen=True)
+class Case:
+    """Side of the pictures in pixels, factor of the network's channels, most steps, tasks adapted at once."""
+
+    size: int
+    width: float
+    steps: int
+    chunk_size: int
+
+
+COMPARED, WHOLE = Case(32, 0.25, 20, 20), Case(16, 0.1, 10, 50)
+
+
+def objective(tasks: int, case: Case) -> Objective:
     """Return what a search asks of so many tasks of made-up shapes, and of as many others."""
-    model = EfficientLab(width=WIDTH, dropout=0.2)
+    model = EfficientLab(width=case.width, dropout=0.2)
     how = {"batch_size": 8, "loss": segmentation_loss, "augment": Augmentation(0.5), "l2": 5e-4}
     learner = Displacement(model, "fomaml_star", TRAINING["inner_lr"], TRAINING["steps"], **how)
     meta = stack([learner.init(seeded("benchmark"))])
-    new = SegmentationSpec("shapes", SHOTS, 5, SIZE).split("val")
+    new = SegmentationSpec("shapes", SHOTS, 5, case.size).split("val")
     stopping, judging = (frozen(new, tasks, seed) for seed in (1, 2))
-    return Objective(learner, meta, stopping, judging, IOU, max_steps=STEPS, chunk_size=CHUNK)
+    return Objective(learner, meta, stopping, judging, IOU, max_steps=case.steps, chunk_size=case.chunk_size)
 
 
 def reused(asked: Objective) -> Tensor:
     """Score every step of one adaptation a task: (steps, tasks)."""
-    how = {"metric": IOU, "steps": range(1, STEPS + 1), "chunk_size": CHUNK}
+    how = {"metric": IOU, "steps": range(1, asked.max_steps + 1), "chunk_size": asked.chunk_size}
     return evaluate(asked.learner, asked.meta, asked.judging, **how)[0]
 
 
 def separate(asked: Objective) -> Tensor:
     """Adapt every task anew for every number of steps: (steps, tasks)."""
-    how = {"metric": IOU, "chunk_size": CHUNK}
-    each = (evaluate(asked.learner, asked.meta, asked.judging, steps=n, **how)[0] for n in range(1, STEPS + 1))
-    return torch.stack(list(each))
+    how, every = {"metric": IOU, "chunk_size": asked.chunk_size}, range(1, asked.max_steps + 1)
+    return torch.stack([evaluate(asked.learner, asked.meta, asked.judging, steps=n, **how)[0] for n in every])
+
+
+def named(case: Case) -> str:
+    return f"EfficientLab-3 of width {case.width:g}, {case.size} px"
 
 
 def timed(method: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
@@ -73,7 +91,7 @@ def timed(method: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
 
 def compared(tasks: int, repeats: int) -> dict[str, Any]:
     """Return the row of what reuse saves."""
-    asked = objective(tasks)
+    asked = objective(tasks, COMPARED)
     times: dict[str, list[float]] = {"mlkit": [], SEPARATE: []}
     apart = 0.0
     for _ in range(repeats):
@@ -85,7 +103,7 @@ def compared(tasks: int, repeats: int) -> dict[str, Any]:
     return {
         "ratio": medians[SEPARATE] / medians["mlkit"],
         "bar": BAR,
-        "case": f"a trial with EfficientLab-3 of width {WIDTH:g}, {SIZE} px, {tasks} tasks, 1 to {STEPS} steps",
+        "case": f"a trial with {named(COMPARED)}, {tasks} tasks, 1 to {COMPARED.steps} steps",
         "seconds": medians,
         "repeats": times,
         "largest_difference_in_score": apart,
@@ -93,17 +111,17 @@ def compared(tasks: int, repeats: int) -> dict[str, Any]:
 
 
 def whole(tasks: int, trials: int) -> dict[str, Any]:
-    """Return the row of a whole search."""
+    """Return the row of a whole search over so many tasks a trial."""
     jobs = os.cpu_count() or 1
     seconds, study = timed(
-        lambda: tune(objective(tasks), EFFICIENTLAB_3, TRAINING, trials=trials, jobs=jobs, progress=False)
+        lambda: tune(objective(tasks // 2, WHOLE), EFFICIENTLAB_3, TRAINING, trials=trials, jobs=jobs, progress=False)
     )
     return {
         "measure": "seconds of a whole search",
         "value": seconds,
         "bar": QUICK,
-        "case": f"{len(study.trials)} trials of {tasks} + {tasks} tasks, at most {STEPS} steps",
-        "execution": {"chunk_size": CHUNK, "jobs": jobs},
+        "case": f"{len(study.trials)} trials of {tasks} tasks with {named(WHOLE)}, at most {WHOLE.steps} steps",
+        "execution": {"chunk_size": WHOLE.chunk_size, "jobs": jobs},
     }
 
 
