@@ -16,7 +16,8 @@ from mlkit.stored import canonical
 
 NOTEBOOKS, RUNS = "notebooks", "runs"
 QUICK = "quick"  # the defaults of every unit
-ENVIRONMENT = {  # of the kernel, where the reader's own does not say otherwise; it changes time, not results
+ENVIRONMENT = {  # of the kernel, where the reader's own does not say otherwise
+    "OMP_NUM_THREADS": "1",  # small operations lose more by sharing than they win; `workers` uses the cores
     "OMP_WAIT_POLICY": "PASSIVE",  # idle threads sleep: spinning ones stall a busy machine
 }
 
