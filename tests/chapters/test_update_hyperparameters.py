@@ -206,7 +206,7 @@ def test_on_the_papers_own_data_a_value_is_judged_by_its_side_of_meta_training(c
     assert answers["000/text/UHO/number-of-configurations"]["verdict"] == "not reached"
 
 
-@pytest.mark.parametrize("name", ["quick", "smoke", "cpu", "paper"])
+@pytest.mark.parametrize("name", ["smoke", "cpu", "paper"])  # quick has trainings of its own: it is shorter
 def test_the_chapter_tests_the_trainings_of_the_chapter_on_segmentation(name):
     def values(unit: str) -> dict[str, Any]:
         return vars(check(read(ROOT / "notebooks" / f"{unit}.ipynb"), preset(name, unit, ROOT)))
