@@ -18,7 +18,7 @@
     const label = document.createElement("label");
     const input = document.createElement(kind);
     const said = document.createElement("span"); // not <output>: a label would name that instead of the input
-    const say = () => { said.textContent = input.ariaValueText = names[input.value]; };
+    const say = () => { if (kind !== "select") said.textContent = input.ariaValueText = names[input.value]; };
     if (kind === "select") {
       names.forEach((name, i) => input.add(new Option(name, i)));
       label.append(`${words}: `, input);

@@ -20,6 +20,7 @@ from mlkit.figures import Bar, Series
 from mlkit.papers import row
 from mlkit.status import printed
 from mlkit.stored import Record
+from mlkit.uho import Range
 
 NAMES = {  # of a hyperparameter: in table 4, in table 5
     "inner_lr": "learning-rate",
@@ -53,24 +54,39 @@ def found_values(case: Case) -> dict[str, tuple[float, str | None]]:
 
 
 def routines(cases: Iterable[Case]) -> Markdown:
-    """Show tables 4 and 5: every value that a search found, beside the paper's and that of meta-training."""
+    """Show tables 4 and 5: every value that a search found, beside the paper's and that of meta-training.
+
+    A value at a bound of its range says so.
+    """
     lines = ["| initialization | tuned | in meta-training | ours | the paper |", "|---|---|---:|---:|---:|"]
     for case in cases:
         for name, (value, paper) in found_values(case).items():
             before, says = case.tunable.routine[name], row(paper).printed if paper else "–"
-            lines.append(f"| {escaped(case.label)} | {name.replace('_', ' ')} | {before:.4g} | {value:.4g} | {says} |")
+            ours = f"{value:.4g}" + " (at a bound)" * _bounds(case, name).borders(value)
+            lines.append(f"| {escaped(case.label)} | {name.replace('_', ' ')} | {before:.4g} | {ours} | {says} |")
     return Markdown("\n".join(lines))
 
 
+def _bounds(case: Case, name: str) -> Range:
+    """Return the range of a hyperparameter; that of a number of steps that was found on the way ends at the largest."""
+    return case.tunable.space.ranges.get(name, Range(1, case.tunable.max_steps))
+
+
 def gains(cases: Iterable[Case]) -> Markdown:
-    """Show the rows of table 2 with UHO: IoU before and after on the same test tasks, their difference, the paper's."""
-    lines = ["| initialization | before | after UHO | difference | the paper, after |", "|---|---:|---:|---|---:|"]
+    """Show the rows of table 2 with UHO: IoU before and after on the same test tasks, their difference, the paper's.
+
+    In front what the search believed to have gained, on its validation tasks.
+    """
+    head = "| initialization | in validation | before | after UHO | difference | the paper, after |"
+    lines = [head, "|---|---|---:|---:|---|---:|"]
     for case in cases:
+        first, best = (100 * number(each["score"]) for each in (case.search.scores["training"], case.best))
         paper, after = result(case), case.judged.scores
         ours = f"{100 * after['mean']:.1f} ± {100 * number(after['ci95']):.1f}"
         says = printed(row(paper)) if paper else "–"
         before = f"{100 * case.tunable.before.mean():.1f}"
-        lines.append(f"| {escaped(case.label)} | {before} | {ours} | {told(case.gain)} | {says} |")
+        judged = f"{before} | {ours} | {told(case.gain)}"
+        lines.append(f"| {escaped(case.label)} | {first:.1f} → {best:.1f} | {judged} | {says} |")
     return Markdown("\n".join(lines))
 
 

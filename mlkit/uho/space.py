@@ -45,6 +45,10 @@ class Range:
         """Whether there is nothing to choose."""
         return self.low == self.high
 
+    def borders(self, value: float) -> bool:
+        """Whether a value lies within one per cent of a bound: what is best may lie beyond."""
+        return not self.is_fixed and (value <= 1.01 * self.low or value >= 0.99 * self.high)
+
 
 @dataclass(frozen=True)
 class Space:

@@ -18,6 +18,7 @@ import pytest
 
 from mlkit.chapters.searches import as_search, prediction
 from mlkit.figures import as_html, as_question, export, search_curves, search_map
+from tests.browser.moving import DRAWN, PATIENCE, close, milliseconds, shown
 from tests.browser.test_pages_in_a_browser import CHROMIUM, GREETING, browser  # noqa: F401
 from tests.conftest import ROOT
 from tests.studies import STEPS, TRIALS, study
@@ -44,17 +45,6 @@ explorer = UHOExplorer(
 )
 explorer
 """
-DRAWN = """chart => [...document.querySelectorAll('.js-plotly-plot')][chart]._fullData.filter(trace => trace.visible)
-    .map(trace => ({name: trace.name, x: [...(trace.x ?? [])], y: [...(trace.y ?? [])]}))"""
-MOVES = """async () => {
-    const slider = document.querySelector('input[type=range]'), chart = document.querySelector('.js-plotly-plot');
-    for (let place = 0; place <= slider.max; place++) {
-        const drawn = new Promise(resolve => chart.once('plotly_afterplot', resolve));
-        slider.value = place;
-        slider.dispatchEvent(new Event('input'));
-        await drawn;
-    }
-}"""
 BARE = {  # not needed to run a notebook; they take time to start
     f"@jupyterlab/{name}-extension": True
     for name in ("csvviewer", "debugger", "extensionmanager", "fileeditor", "help", "htmlviewer", "hub", "inspector",
@@ -67,7 +57,6 @@ RUN = """() => {
     jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.ran = true });
 }"""
 CHARTS = "[...document.querySelectorAll('.js-plotly-plot')].filter(chart => chart._fullData?.length).length === 2"
-PATIENCE = 240_000  # milliseconds, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -138,18 +127,6 @@ def run_until_drawn(tab) -> None:
     raise AssertionError(f"expected widgets that begin in time, got {late}")
 
 
-def close(drawn: list, expected) -> None:
-    drawn = np.array([np.nan if value is None else value for value in drawn], dtype=float)
-    np.testing.assert_allclose(drawn, np.asarray(expected, dtype=float), rtol=1e-3)
-
-
-def shown(tab, chart: int, name: str, count: int) -> dict:
-    """Return a visible trace, by the beginning of its name, once it has so many points."""
-    trace = f"({DRAWN})({chart}).find(trace => trace.name.startsWith({json.dumps(name)}))"
-    tab.wait_for_function(f"{trace}?.y.length === {count}", timeout=PATIENCE)
-    return tab.evaluate(trace)
-
-
 def test_the_explorer_is_moved_by_keys_in_jupyterlab(browser, lab):  # noqa: F811
     context = browser.new_context(viewport={"width": 1200, "height": 2200}, reduced_motion="reduce")
     asked: list[str] = []
@@ -201,20 +178,6 @@ def test_the_explorer_is_moved_by_keys_in_jupyterlab(browser, lab):  # noqa: F81
     context.close()
 
 
-def milliseconds(tab) -> float:
-    """Return the processor time that a move of the first slider takes; what else the machine does is not counted."""
-    session = tab.context.new_cdp_session(tab)
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-    def spent() -> float:
-        metrics = session.send("Performance.getMetrics")["metrics"]
-        return 1000 * next(each["value"] for each in metrics if each["name"] == "TaskDuration")
-
-    before = spent()
-    tab.evaluate(MOVES)
-    return (spent() - before) / TRIALS
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     """Write the page that stands alone."""
@@ -258,7 +221,7 @@ def test_the_exported_file_is_moved_by_keys_without_a_network(browser, exported,
     close(
         shown(tab, 1, LABELS[0], TRIALS)["y"], SEARCHES[LABELS[0]].curves[np.argsort(SEARCHES[LABELS[0]].values), STEPS]
     )
-    assert milliseconds(tab) < 100
+    assert milliseconds(tab, tab.locator("figure.mlkit").first) < 100
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert [error for error in errors if GREETING not in error] == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []

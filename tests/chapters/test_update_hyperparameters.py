@@ -193,7 +193,11 @@ def test_every_row_of_tables_4_and_5_and_every_row_with_uho_is_answered(case, tm
     assert answers["000/T2a/FOMAML*+UHO"]["value"] == pytest.approx(60)
     shown = uho_tables.routines(cases).data
     assert "| 6.951e-3 |" in shown and "batch size" in shown
-    assert "81.36 ± 0.80" in uho_tables.gains(cases).data and "+10.00" in uho_tables.gains(cases).data
+    rate = case.tunable.space.ranges["inner_lr"]
+    assert [rate.borders(value) for value in (rate.low, 0.9 * rate.high, rate.high)] == [True, False, True]
+    assert ("(at a bound)" in shown) == any(rate.borders(each.best["values"]["inner_lr"]) for each in cases)
+    gained = uho_tables.gains(cases).data
+    assert "81.36 ± 0.80" in gained and "+10.00" in gained and gained.count("→") == len(cases)
     assert "2 CPU cores" in uho_tables.cost(cases).data
     assert [bar.value for bar in uho_tables.bars(cases[:1])] == pytest.approx([50, 60], abs=0.5)
 
