@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,10 +95,16 @@ def over_seeds(scores: Tensor, *, statistic: str = "mean") -> Summary:
 def median_of_runs(scores: Tensor) -> Summary:
     """Average the runs' medians over tasks, runs outside 1.5 interquartile ranges dropped: paper 002's table cells.
 
+    A run whose median is no finite number lies outside, whatever the others are: `count` says how many are left. Where
+    none is left, there is no value: NaN.
+
     Args:
-        scores: (runs, tasks).
+        scores: (runs, tasks), errors or accuracies.
     """
     medians = _per_run(scores, "median")
+    medians = medians[medians.isfinite()]
+    if not len(medians):
+        return Summary(math.nan, math.nan, 0)
     first, third = torch.quantile(medians, torch.tensor([0.25, 0.75], dtype=medians.dtype))
     reach = 1.5 * (third - first)
     return _summary(medians[(medians >= first - reach) & (medians <= third + reach)])

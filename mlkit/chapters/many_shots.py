@@ -5,26 +5,28 @@ The data that an initialization learned from decides which classes it is adapted
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from IPython.display import Markdown
 
-from mlkit import project
 from mlkit.chapters.claims import Claim, Found, above
 from mlkit.chapters.methods import Setting, settings
 from mlkit.chapters.segmentation import Training
 from mlkit.chapters.table2 import STAR, escaped
+from mlkit.chapters.update_hyperparameters import tunable
 from mlkit.driver import for_tasks
 from mlkit.figures import Series
 from mlkit.many_shots import STATEMENTS, Gains, Protocol, Start, StepDecay, gains, means, record, score, walk
-from mlkit.records import LOCAL, SHIPPED, Result, Unit, Work
+from mlkit.records import Result, Unit, Work
 from mlkit.segmentation_losses import IOU
-from mlkit.stored import Record, load
+from mlkit.stored import Record
 from mlkit.tasks.many_shots import FP_K, PASCAL, SHOTS, ManyShotsSpec
 from mlkit.uho import Values
 
@@ -36,7 +38,7 @@ PANELS = {  # panel of figure 4: what it is called
     "right": "fixed learning rate, patience 100",
 }
 TEXT = "right"  # the panel that the paper's text speaks of
-SEARCHES = "update_hyperparameters"  # the unit whose searches tune adaptation to few pictures
+SEARCHES = "update_hyperparameters"  # the unit that keeps searches, so that both chapters share them
 MARGIN = 1.0  # points of IoU: less than that counts as the same
 TEN = 10  # pictures up to which meta-learning is ahead, as the paper finds
 WALKED = 50  # most pictures of the tasks whose every step is shown
@@ -60,28 +62,32 @@ def protocol(parameters: Any) -> Protocol:
 def routine(training: Training) -> tuple[dict[int, Values], list[str]]:
     """Return update hyperparameters for fewer than 10 pictures, and the keys of the searches that found them.
 
-    Those of meta-training, or where the parameters say so and a search over them is at hand, its best trial.
+    Those of meta-training; where the parameters ask for `trials`, the best of a search, for every initialization alike.
+
+    Raises:
+        ValueError: a search is asked for numbers of pictures that the trainings were not tested on.
     """
     p, few, keys = training.parameters, {}, []
     for shots in (k for k in p.labeled if k < protocol(p).few_below):
         few[shots] = {"inner_lr": p.inner_lr, "steps": p.inner_steps}
-        if p.searched and (found := search(training.record().key, shots)):
+        if p.trials:
+            found = search(training, shots)
             best = found.scores["best"] or found.scores["training"]
             few[shots] = {**best["values"], "steps": best["steps"]}
             keys.append(found.key)
     return few, keys
 
 
-def search(key: str, shots: int) -> Record | None:
-    """Return the search over how to adapt the training `key` to so many pictures, the one of most trials."""
-    root = project.root()
-    paths = (path for place in (SHIPPED, LOCAL) for path in sorted((root / place / SEARCHES).glob("search-*.json")))
-    known = [
-        found
-        for found in map(load, paths)
-        if key in found.settings["of"] and found.settings["label"].endswith(f", {shots}-shot")
-    ]
-    return max(known, key=lambda found: (found.settings["trials"], found.settings["tasks"]), default=None)
+def search(training: Training, shots: int) -> Record:
+    """Return the search over how to adapt to so many pictures, as `update_hyperparameters` has it and stores it."""
+    p = training.parameters
+    if shots not in p.shots:
+        raise ValueError(
+            f"expected what is searched for among shots = {p.shots}, got labeled = {p.labeled}; add {shots} to shots"
+        )
+    theirs = SimpleNamespace(**vars(p) | {"max_steps": p.search_steps})
+    one = tunable(training.setting, training.method, shots, theirs)
+    return one.search(Unit(SEARCHES), trials=p.trials, tasks=p.validation_tasks)
 
 
 def trained(parameters: Any) -> dict[tuple[Setting, str], Training]:
@@ -184,13 +190,22 @@ def statements(records: Records) -> Markdown:
         for setting in dict.fromkeys(setting for setting, _ in records)
         for method, one in ahead(records, setting).items()
     }
-    lines = ["| where | the paper says | " + " | ".join(found) + " |", "|---|---|" + "---|" * len(found)]
+    head = "| where | the paper says | that is, $k^*$ | "
+    lines = [head + " | ".join(found) + " |", "|---|---|---|" + "---|" * len(found)]
+    shots = next(iter(found.values())).shots if found else ()
     for said in STATEMENTS:
-        judged = (said.judge(one.matched, one.shots[-1]) for one in found.values())
+        judged = (said.judge(one.matched, shots) for one in found.values())
         cells = (f"**{word}**" if word == "contradicts" else word for word in judged)
-        lines.append(f"| {said.where} | “{said.words}” | {' | '.join(cells)} |")
-    lines.append(f"| here | as good from so many pictures on | {' | '.join(map(str, found.values()))} |")
+        lines.append(f"| {said.where} | “{said.words}” | {_between(*said.ends(shots))} | {' | '.join(cells)} |")
+    lines.append(f"| here | as good from so many pictures on | | {' | '.join(map(str, found.values()))} |")
     return Markdown("\n".join(lines))
+
+
+def _between(low: float, high: float) -> str:
+    """Say in which bounds a number of pictures lies, the upper one not included."""
+    if math.isinf(high):
+        return f"{low:g} or more" if low else "any"
+    return f"from {low:g} to below {high:g}" if low else f"below {high:g}"
 
 
 def claims(records: Records) -> Iterator[Claim]:
@@ -198,8 +213,9 @@ def claims(records: Records) -> Iterator[Claim]:
     for setting in dict.fromkeys(setting for setting, _ in records):
         for panel in PANELS:
             for method, found in ahead(records, setting, panel).items():
-                says = f"FOMAML* is better than {method} with up to {TEN} pictures"
-                yield Claim(f"000/F4-{panel}", says, str(setting), records[setting, STAR], up_to_ten(found))
+                if min(found.shots) <= TEN:
+                    says = f"FOMAML* is better than {method} with up to {TEN} pictures"
+                    yield Claim(f"000/F4-{panel}", says, str(setting), records[setting, STAR], up_to_ten(found))
         for method in dict.fromkeys(method for where, method in records if where == setting):
             found = patient(records[setting, method])
             if found:
@@ -208,14 +224,14 @@ def claims(records: Records) -> Iterator[Claim]:
 
 
 def up_to_ten(found: Gains) -> Found:
-    """Check that every interval up to ten pictures lies above zero."""
+    """Check that every interval up to ten pictures lies above zero; there is one at least."""
     few = [index for index, shots in enumerate(found.shots) if shots <= TEN]
     told = [above(found.low[index], found.high[index]) for index in few]
     holds = True if all(told) else False if False in told else None
     note = ", ".join(
         f"{found.shots[i]}: {found.value[i]:+.1f} ({found.low[i]:+.1f} to {found.high[i]:+.1f})" for i in few
     )
-    return Found(holds, float(found.value[few[-1]]) if few else np.nan, f"points of IoU with {note}")
+    return Found(holds, float(found.value[few[-1]]), f"points of IoU with {note}")
 
 
 def patient(found: Record) -> Found | None:
@@ -226,9 +242,9 @@ def patient(found: Record) -> Found | None:
         return None
     difference = (scores(found, "right") - scores(found, "middle"))[..., many]
     value, low, high = (float(each[0]) for each in means(np.nanmean(difference, axis=-1, keepdims=True)))
-    return Found(
-        above(low, high), value, f"{value:+.2f} points of IoU ({low:+.2f} to {high:+.2f}) from {shots[many[0]]} on"
-    )
+    most = found.settings["protocol"]["max_steps"]
+    note = f"{value:+.2f} points of IoU ({low:+.2f} to {high:+.2f}) from {shots[many[0]]} on, of {most} steps at most"
+    return Found(above(low, high), value, note)
 
 
 def table6(parameters: Any) -> Markdown:

@@ -145,31 +145,45 @@ def _ends(drawn: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Statement:
-    """What paper 000 says somewhere: transfer is as good from a number of shots on that is in [low, high).
+    """What paper 000 says somewhere of the number of shots from which on transfer is as good.
 
-    The ends are numbers of shots that the paper measured: outperforming below 100 is doing so at 50.
+    ahead: the largest number of shots up to which the meta-learned initialization is said to be ahead, 0 for none;
+    equal: the number beyond which both are said to be equal, infinity for none.
     """
 
     where: str
     words: str
-    low: float
-    high: float
+    ahead: float = 0
+    equal: float = math.inf
 
-    def judge(self, matched: Estimate, measured: int) -> Agreement:
+    def ends(self, shots: Sequence[int]) -> tuple[float, float]:
+        """Return the bounds [low, high) of that number, seen with these numbers of shots.
+
+        Ahead up to 99 is ahead at the largest number that was measured below; equal beyond 10 is equal at the next one.
+
+        Example:
+            >>> STATEMENTS[2].ends((1, 5, 10, 50, 100))
+            (10, 50)
+        """
+        low = max((k for k in shots if k <= self.ahead), default=0)
+        return low, min((k for k in shots if k > self.equal), default=math.inf)
+
+    def judge(self, matched: Estimate, shots: Sequence[int]) -> Agreement:
         """Tell whether an interval lies inside what is said, outside, or partly.
 
         Args:
             matched: number of shots with its interval.
-            measured: the largest that was; of an infinite end is known that it lies beyond.
+            shots: numbers that were measured; of an infinite end is known that it lies beyond the largest.
         """
-        low, bounded = min(matched.low, measured), math.isfinite(self.high)
-        if matched.high < self.low or (bounded and low >= self.high):
+        low, high = self.ends(shots)
+        least, bounded = min(matched.low, shots[-1]), math.isfinite(high)
+        if matched.high < low or (bounded and least >= high):
             return "contradicts"
-        return "agrees" if low >= self.low and (matched.high < self.high or not bounded) else "open"
+        return "agrees" if least >= low and (matched.high < high or self.equal == math.inf) else "open"
 
 
 STATEMENTS = (
-    Statement("abstract", "performance being equal beyond 10 labeled examples", 0, 50),
-    Statement("section 1", "outperform ... when the number of labeled examples is less than 10^2", 50, math.inf),
-    Statement("section 5.5", "reliably outperformed ... but only up to 10 training examples", 10, 50),
+    Statement("abstract", "performance being equal beyond 10 labeled examples", equal=10),
+    Statement("section 1", "outperform ... when the number of labeled examples is less than 10^2", ahead=99),
+    Statement("section 5.5", "reliably outperformed ... but only up to 10 training examples", ahead=10, equal=10),
 )

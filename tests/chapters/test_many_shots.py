@@ -17,13 +17,14 @@ import mlkit
 from mlkit.chapters import many_shots, segmentation
 from mlkit.chapters.methods import Setting, settings
 from mlkit.chapters.segmentation import Training
+from mlkit.chapters.update_hyperparameters import tunable
 from mlkit.driver import for_tasks
 from mlkit.many_shots import score
 from mlkit.papers import judged
 from mlkit.parameters import check, read
 from mlkit.running import preset
 from mlkit.segmentation_losses import IOU
-from mlkit.stored import Record, write
+from mlkit.stored import Record
 from mlkit.tasks.many_shots import FP_K, PASCAL
 from mlkit.tasks.segmentation_datasets import REST, listed
 from tests.chapters import tiny
@@ -35,7 +36,7 @@ STAR, JOINT = "FOMAML*", "joint-trained"
 
 
 def parameters(**changed: Any) -> SimpleNamespace:
-    own = {"labeled": [1, 10], "classes": 2, "repeats": 1, "max_steps": 4, "check_every": 2, "searched": False}
+    own = {"labeled": [1, 10], "classes": 2, "repeats": 1, "max_steps": 4, "check_every": 2, "trials": 0}
     return tiny.parameters(**own | {"methods": [STAR, JOINT], "inner_lr": 0.02} | changed)
 
 
@@ -111,37 +112,30 @@ def test_a_walk_is_what_adapting_for_so_many_steps_comes_to(project):
     assert list(many_shots.walks({JOINT: found})) == ["fixed learning rate: IoU (%)", "falling learning rate: IoU (%)"]
 
 
-def searched(folder: Path, key: str, label: str, trials: int, best: dict[str, Any] | None) -> str:
-    """Write what is read of a search, and return its key."""
-    body = {
-        "key": f"{label} {trials}",
-        "settings": {"of": ["other", key], "label": label, "trials": trials, "tasks": 9},
-    }
-    body |= {"scores": {"best": best, "training": {"values": {"inner_lr": 7.0}, "steps": 7}}}
-    return write(body, {}, folder / f"search-{trials}-{len(list(folder.glob('*')))}.json").key
-
-
-def test_searches_that_are_at_hand_say_how_to_adapt_to_few(project):
-    training = many_shots.trained(parameters(labeled=[1, 5, 10], searched=True))[tiny.SHAPES, STAR]
+def test_every_initialization_adapts_to_few_as_its_own_search_found(project):
+    p = parameters(labeled=[1, 5, 10], trials=2, validation_tasks=2, search_steps=3, search_on="train+val")
     own = {"inner_lr": 0.02, "steps": 2}
-    assert many_shots.routine(training) == ({1: own, 5: own}, [])
-    folder, key = project / "runs" / many_shots.SEARCHES, training.record().key
-    folder.mkdir(parents=True)
-    few = searched(folder, key, "FOMAML*, 5-shot", 30, {"values": {"inner_lr": 0.3}, "steps": 11})
-    searched(folder, key, "FOMAML*, 5-shot", 8, {"values": {"inner_lr": 0.1}, "steps": 3})
-    searched(folder, "another training", "FOMAML*, 5-shot", 90, {"values": {"inner_lr": 0.9}, "steps": 9})
-    assert many_shots.routine(training) == ({1: own, 5: {"inner_lr": 0.3, "steps": 11}}, [few])
-    lost = searched(folder, key, "FOMAML*, 1-shot", 4, None)  # all its trials diverged
-    assert many_shots.routine(training)[0][1] == {"inner_lr": 7.0, "steps": 7}
-    assert many_shots.routine(training)[1] == [lost, few]
-    assert many_shots.routine(replace(training, parameters=parameters(labeled=[1, 5]))) == ({1: own, 5: own}, [])
+    for method in (STAR, JOINT):
+        training = many_shots.trained(p)[tiny.SHAPES, method]
+        few, keys = many_shots.routine(training)
+        one = tunable(tiny.SHAPES, method, 5, SimpleNamespace(**vars(p) | {"max_steps": 3}))
+        theirs = one.search(mlkit.Unit("update_hyperparameters"), trials=2, tasks=2)
+        assert few[5] == {**theirs.scores["best"]["values"], "steps": theirs.scores["best"]["steps"]}
+        assert keys[1] == theirs.key and few.keys() == {1, 5} and len(set(keys)) == 2
+        untuned = replace(training, parameters=parameters(labeled=[1, 5]))
+        assert many_shots.routine(untuned) == ({1: own, 5: own}, [])
+    with pytest.raises(ValueError, match="add 2 to shots"):
+        many_shots.routine(replace(training, parameters=SimpleNamespace(**vars(p) | {"labeled": [2]})))
 
 
 def scored(folder: Path, values: list[float], *, left: float = 0.0, middle: float = 0.0, **body: Any) -> Record:
     """Store an initialization that scores `values` (shots,) on all tasks under the rule right, and more on others."""
     noise = 0.001 * np.random.default_rng(0).normal(size=(4, 2, len(values)))
     whole = np.stack([np.array(values) + noise + more for more in (left, middle, 0.0)])
-    known = {"tasks": {"name": "shapes", "shots": SHOTS}, "protocol": {"rules": RULES, "few_below": 10}}
+    known = {
+        "tasks": {"name": "shapes", "shots": SHOTS},
+        "protocol": {"rules": RULES, "few_below": 10, "max_steps": 120},
+    }
     return tiny.record(folder, {}, {"scores": whole, "steps": whole}, settings=known, **body)
 
 

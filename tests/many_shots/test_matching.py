@@ -102,10 +102,17 @@ def test_classes_that_lack_pictures_are_left_out_where_they_do():
     ],
 )
 def test_no_number_agrees_with_all_that_the_paper_says(low, high, expected):
-    assert tuple(one.judge(Estimate(low, low, high), 400) for one in STATEMENTS) == expected
+    assert tuple(one.judge(Estimate(low, low, high), SHOTS) for one in STATEMENTS) == expected
 
 
 def test_what_was_not_measured_is_left_open():
     beyond = Estimate(math.inf, math.inf, math.inf)
-    assert [one.judge(beyond, 40) for one in STATEMENTS] == ["open", "open", "open"]
-    assert [one.judge(beyond, 50) for one in STATEMENTS] == ["contradicts", "agrees", "contradicts"]
+    assert [one.judge(beyond, (1, 5, 10)) for one in STATEMENTS] == ["open", "agrees", "open"]
+    assert [one.judge(beyond, (1, 5, 10, 40)) for one in STATEMENTS] == ["contradicts", "agrees", "contradicts"]
+
+
+def test_the_ends_of_a_statement_are_numbers_that_were_measured():
+    assert [one.ends(SHOTS) for one in STATEMENTS] == [(0, 50), (50, math.inf), (10, 50)]
+    assert [one.ends((1, 5, 20, 100)) for one in STATEMENTS] == [(0, 20), (20, math.inf), (5, 20)]
+    assert STATEMENTS[1].judge(Estimate(60, 55, 70), SHOTS) == "agrees"
+    assert STATEMENTS[1].judge(Estimate(40, 30, 45), SHOTS) == "contradicts"
