@@ -89,7 +89,10 @@ class UHOExplorer(VBox):
         """Show one of the searches as it stands now, while it goes on; what was evaluated here stays.
 
         Raises:
-            ValueError: it is none of them, or has another number of trials than the others.
+            ValueError: it is none of them.
+
+        Example:
+            >>> tune(..., on_trial=lambda study: explorer.update("FOMAML*", study))  # doctest: +SKIP
         """
         if label not in self.searches:
             raise ValueError(f"expected a label out of {list(self.searches)}, got {label!r}")

@@ -45,11 +45,12 @@ def close(drawn, expected) -> None:
 
 @pytest.mark.parametrize("trials", range(1, TRIALS + 1))
 def test_the_slider_over_trials_shows_what_was_known_then(trials):
-    step = search_curves(SEARCHES, **TITLES).layout.sliders[0].steps[trials - 1]
+    figure = search_curves(SEARCHES, **TITLES)
+    step = figure.layout.sliders[0].steps[trials - 1]
     change, traces = step.args
     assert step.label == str(trials) and list(traces) == list(range(TRACES * len(SEARCHES)))
     for number, search in enumerate(SEARCHES):
-        band, mean, tried, best, improvement = range(TRACES * number, TRACES * (number + 1))
+        band, mean, tried, best, improvement, lost = range(TRACES * number, TRACES * (number + 1))
         close(change["y"][mean], search.mean[trials - 1])
         close(change["y"][improvement], search.improvement[trials - 1])
         close(change["x"][tried], search.values[:trials])
@@ -57,6 +58,9 @@ def test_the_slider_over_trials_shows_what_was_known_then(trials):
         close(change["marker.color"][tried], search.steps[:trials])
         close(change["y"][best], [np.nanmax(search.scores[:trials])])
         close(change["x"][best], [search.values[np.nanargmax(search.scores[:trials])]])
+        diverged = ~np.isfinite(search.scores[:trials])
+        close(change["x"][lost], search.values[:trials][diverged])
+        close(change["y"][lost], [figure.layout.yaxis.range[0]] * diverged.sum())
         if trials == 1:
             assert list(change["y"][band]) == []
         else:
@@ -147,6 +151,25 @@ def test_lower_may_be_better():
     search = made_up("MAML, sine", 3, higher_is_better=False)
     change, _ = search_curves([search], **TITLES).layout.sliders[0].steps[-1].args
     close(change["y"][3], [np.nanmin(search.scores)])
+    assert change["y"][5][0] > np.nanmax(search.scores), "what diverged lies at the worst end"
+
+
+def test_what_diverged_is_in_the_legend_where_something_did():
+    sound = dataclasses.replace(SEARCHES[0], scores=np.linspace(0.2, 0.5, TRIALS))
+    shown = [search_curves([search], **TITLES).data[5].showlegend for search in (SEARCHES[0], sound)]
+    assert shown == [True, False]
+
+
+def test_a_search_of_fewer_trials_stays_as_it_ended():
+    arrays = ("values", "scores", "steps", "curves", "mean", "deviation", "improvement")
+    short = dataclasses.replace(SEARCHES[1], **{name: getattr(SEARCHES[1], name)[:2] for name in arrays})
+    steps = search_curves([SEARCHES[0], short], **TITLES).layout.sliders[0].steps
+    assert len(steps) == TRIALS
+    for number in (2, TRIALS):
+        change, _ = steps[number - 1].args
+        close(change["y"][TRACES + 2], short.scores)
+        close(change["y"][TRACES + 1], short.mean[1])
+        close(change["y"][2], SEARCHES[0].scores[:number])
 
 
 def test_a_search_in_which_all_diverged_has_no_best():
@@ -157,7 +180,7 @@ def test_a_search_in_which_all_diverged_has_no_best():
 
 
 def test_searches_share_their_sliders_or_are_refused():
-    with pytest.raises(ValueError, match="searches of one length to share a slider"):
+    with pytest.raises(ValueError, match="expected a search to draw, got none"):
         search_curves([], **TITLES)
     longer = made_up("MAML", 0, curves=np.zeros((TRIALS, LENGTH + 1)))
     with pytest.raises(ValueError, match=r"one largest number of steps, got \[3, 4\]"):

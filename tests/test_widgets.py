@@ -14,7 +14,7 @@ from mlkit.chapters.searches import as_search
 from mlkit.controls import Control, Live
 from mlkit.drawn import library
 from mlkit.figures.searches import TRACES, search_curves
-from mlkit.uho import Range, Space, tuned
+from mlkit.uho import Range, Space, tune, tuned
 from mlkit.widgets import UHOExplorer
 from tests.studies import POINTS, STEPS, TRIALS, study
 from tests.uho.cases import LEARNER, RATES, waves
@@ -80,7 +80,7 @@ def test_every_position_of_the_slider_over_trials_draws_what_was_known_then(labe
     assert found.label == label and controls["trials"].choices == [str(n + 1) for n in range(TRIALS)]
     for trials in (*range(TRIALS, 0, -1), TRIALS):
         put(controls["trials"], str(trials))
-        band, mean, tried, best, gain = shown(found.curves, label, TRACES)
+        band, mean, tried, best, gain, _ = shown(found.curves, label, TRACES)
         close(mean.y, search.mean[trials - 1])
         close(gain.y, search.improvement[trials - 1])
         assert len(band.y) == (0 if trials == 1 else 2 * POINTS)
@@ -209,8 +209,16 @@ def test_a_search_that_goes_on_is_followed():
     assert slider.text == "2" and len(found.curves.drawn.data[2].x) == 2, "a reader who looks back is left there"
     with pytest.raises(ValueError, match=r"expected a label out of \['MAML'\], got 'Reptile'"):
         found.update("Reptile", study(0))
-    with pytest.raises(ValueError, match="searches of one length"):
-        explorer().update(LABELS[0], study(0, trials=2))
+
+
+def test_a_search_can_be_shorter_than_the_others_and_grow_live():
+    found = explorer()
+    slider = found.curves.controls["trials"]
+    found.update(LABELS[0], study(0, trials=2))
+    assert slider.text == str(TRIALS) and len(found.curves.drawn.data[2].x) == 2
+    live = tune(waves(max_steps=STEPS), RATES, {"inner_lr": 0.01}, trials=3, progress=False,
+                on_trial=lambda now: found.update(LABELS[0], now))  # fmt: skip
+    close(found.curves.drawn.data[2].y, [trial.score for trial in live.trials])
 
 
 def test_what_was_evaluated_stays_when_the_search_goes_on():

@@ -185,13 +185,13 @@ def _data(record: Record) -> dict[str, Any]:
 
 
 def cost(cases: Iterable[Case]) -> Markdown:
-    """Say what searches took: trials, inner steps in all, minutes, hardware."""
-    lines = ["| setting | search | trials | inner steps | minutes |", "|---|---|---:|---:|---:|"]
+    """Say what searches took: trials, how many of them diverged, inner steps in all, minutes, hardware."""
+    lines = ["| setting | search | trials | diverged | inner steps | minutes |", "|---|---|---:|---:|---:|---:|"]
     shown = list(cases)
     for case in shown:
         asked, seconds = case.search.settings, case.search.evidence["seconds"]
         steps = 2 * asked["tasks"] * asked["max_steps"] * asked["trials"]
-        told_of = f"{asked['trials']} | {steps:,} | {seconds / 60:.1f}"
+        told_of = f"{asked['trials']} | {case.search.scores['diverged']} | {steps:,} | {seconds / 60:.1f}"
         lines.append(f"| {case.setting} | {escaped(case.label)} | {told_of} |")
     hardware = [case.search.evidence["hardware"] for case in shown]
     where = " and ".join(sorted({h["gpu"] or f"{h['cores']} CPU cores" for h in hardware}))

@@ -14,7 +14,7 @@ from mlkit.figures.parts import Array, color_bar, styled
 from mlkit.theme import NEUTRAL, look
 
 SCALE = "Viridis"
-TRACES = 5  # band, mean, trials, best, improvement: of each search, in this order
+TRACES = 6  # band, mean, trials, best, improvement, diverged: of each search, in this order
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def search_curves(
     """Draw what a search believed after each trial: a slider over trials, a chooser of the search.
 
     Above: mean of the Gaussian process with its 95 % band, the trials so far colored by their number of steps, the best
-    one marked, meta-training's own value marked, and what a reader tried. Below: the expected improvement.
+    one marked, those that diverged at the worst end of the axis, meta-training's own value marked, and what a reader
+    tried. Below: the expected improvement. A search of fewer trials than another stays as it ended.
 
     Args:
         searches: the first is shown at first.
@@ -85,17 +86,16 @@ def search_curves(
         start: where the slider begins, in trials; None for the last one, 1 below a question whose answer it shows.
 
     Raises:
-        ValueError: there is no search, two have another number of trials, or a label has other parts than `words`.
+        ValueError: there is no search, or a label has other parts than `words`.
     """
-    counts = {len(search.scores) for search in searches}
-    if len(counts) != 1:
-        raise ValueError(f"expected searches of one length to share a slider, got {sorted(counts)}")
-    (count,) = counts
+    if not searches:
+        raise ValueError("expected a search to draw, got none")
+    count, span = max(len(search.scores) for search in searches), _span(searches)
     figure = styled(
         make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.72, 0.28]), height=640
     )
     for number, search in enumerate(searches):
-        for trace, row in zip(_traces(search, start or count), (1, 1, 1, 1, 2), strict=True):
+        for trace, row in zip(_traces(search, start or count, span), (1, 1, 1, 1, 2, 1), strict=True):
             figure.add_trace(trace.update(visible=number == 0), row=row, col=1)
     for number, search in enumerate(searches):
         value, score = search.training
@@ -107,9 +107,9 @@ def search_curves(
     for number in asked:
         figure.add_trace(_points(searches[number]).update(visible=number == 0), row=1, col=1)
     figure.update_xaxes(type="log").update_xaxes(title=x_title, row=2)
-    figure.update_yaxes(title=y_title, row=1, range=_span(searches)).update_yaxes(title="expected gain", row=2)
+    figure.update_yaxes(title=y_title, row=1, range=span).update_yaxes(title="expected gain", row=2)
     owners = [*np.repeat(np.arange(len(searches)), TRACES).tolist(), *range(len(searches)), *asked]
-    menus, sliders = _choosers(searches, owners, words), [_over_trials(searches, count, start or count)]
+    menus, sliders = _choosers(searches, owners, words), [_over_trials(searches, count, start or count, span)]
     return figure.update_layout(sliders=sliders, updatemenus=menus, margin={"t": 110, "b": 120})
 
 
@@ -155,35 +155,42 @@ def _points(search: Search) -> go.Scatter:
     )  # fmt: skip
 
 
-def _traces(search: Search, trials: int) -> list[Any]:
-    """Return the traces after so many trials: band, mean, trials, best, improvement."""
-    style, state = look(search.label), _state(search, trials)
+def _traces(search: Search, trials: int, span: Sequence[float]) -> list[Any]:
+    """Return the traces after so many trials: band, mean, trials, best, improvement, diverged."""
+    style, state = look(search.label), _state(search, trials, span)
     color = {"colorscale": SCALE, "cmin": 1, "cmax": float(np.max(search.steps)), "colorbar": color_bar("inner steps")}
-    names = ("95 % band", "Gaussian process", "trials", "best so far", "expected improvement")
+    names = ("95 % band", "Gaussian process", "trials", "best so far", "expected improvement", "diverged")
     looks: list[dict[str, Any]] = [
         {"fill": "toself", "mode": "lines", "line": {"width": 0}, "fillcolor": style.fill(0.18), "hoverinfo": "skip"},
         {"mode": "lines", "line": {"color": style.color, "width": 2.5}},
         {"mode": "markers", "marker": {"size": 9, "line": {"width": 1, "color": NEUTRAL}, **color}},
         {"mode": "markers", "marker": {"size": 18, "symbol": "star-open", "color": style.color, "line": {"width": 2}}},
         {"mode": "lines", "line": {"color": style.color, "dash": "dot"}},
+        {
+            "mode": "markers",
+            "marker": {"size": 11, "symbol": "x-thin-open", "color": style.color, "line": {"width": 2}},
+        },
     ]
     found = []
     for name, how, data in zip(names, looks, state, strict=True):
         if "marker.color" in data:
             how["marker"] |= {"color": data.pop("marker.color")}
         found.append(go.Scatter(name=name, **how, **data))
+    found[-1].showlegend = not np.isfinite(np.asarray(search.scores, dtype=float)).all()
     return found
 
 
-def _state(search: Search, trials: int) -> list[dict[str, Any]]:
-    """Return what the slider changes, trace by trace."""
-    grid = _numbers(search.grid)
+def _state(search: Search, trials: int, span: Sequence[float]) -> list[dict[str, Any]]:
+    """Return what the slider changes, trace by trace; `span` are the limits of scores."""
+    grid, trials = _numbers(search.grid), min(trials, len(search.scores))
     mean, half = (np.asarray(each[trials - 1], dtype=float) for each in (search.mean, search.deviation))
     half, known = 1.96 * half, bool(np.isfinite(mean).all())
     band = {"x": [*grid, *grid[::-1]], "y": _numbers([*(mean + half), *(mean - half)[::-1]])}
     best = search.best(trials)
     at = [] if best is None else [best]
     values, scores = np.asarray(search.values, dtype=float), np.asarray(search.scores, dtype=float)
+    lost = np.flatnonzero(~np.isfinite(scores[:trials]))
+    end = span[0] if search.higher_is_better else span[1]
     words = [f"trial {number + 1}: {int(search.steps[number])} steps" for number in range(trials)]
     return [
         band if known else {"x": [], "y": []},
@@ -196,14 +203,15 @@ def _state(search: Search, trials: int) -> list[dict[str, Any]]:
         },
         {"x": _numbers(values[at]), "y": _numbers(scores[at])},
         {"x": grid, "y": _numbers(np.asarray(search.improvement[trials - 1], dtype=float))},
+        {"x": _numbers(values[lost]), "y": _numbers(np.full(len(lost), end)), "text": [words[at] for at in lost]},
     ]
 
 
-def _over_trials(searches: Sequence[Search], count: int, start: int) -> dict[str, Any]:
+def _over_trials(searches: Sequence[Search], count: int, start: int, span: Sequence[float]) -> dict[str, Any]:
     """Return the slider over trials; it changes all searches alike, seen or not."""
     steps = []
     for trials in range(1, count + 1):
-        states = [state for search in searches for state in _state(search, trials)]
+        states = [state for search in searches for state in _state(search, trials, span)]
         change: dict[str, Any] = {key: [state[key] for state in states] for key in ("x", "y")}
         change["text"] = [state.get("text", "") for state in states]
         change["marker.color"] = [

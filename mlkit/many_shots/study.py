@@ -22,7 +22,7 @@ from mlkit.outer import Execution
 from mlkit.project import write_whole
 from mlkit.records import Result, Unit, Work
 from mlkit.stored import Record
-from mlkit.tasks.base import TaskBatch
+from mlkit.tasks.base import TaskBatch, content_hash
 from mlkit.tasks.many_shots import ManyShots, ManyShotsSpec
 from mlkit.uho import Values
 
@@ -35,7 +35,8 @@ class Start:
         learner: returns the learner whose routine adapts; called where something is to be computed.
         meta: returns its meta-parameters of one run (1, ...), likewise.
         few: update hyperparameters by number of shots, for few of them; see `mlkit.many_shots.adapt`.
-        of: keys of the records that they come from, which tell what the learner is; without any, it is described.
+        of: keys of the records that they come from, which tell what the learner is; without any, it is described and
+            its meta-parameters are hashed.
     """
 
     learner: Callable[[], Displacement | JointTraining]
@@ -46,7 +47,9 @@ class Start:
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""
         few = {str(shots): dict(values) for shots, values in self.few.items()}
-        return {"few": few, **({"of": list(self.of)} if self.of else {"learner": self.learner().describe()})}
+        if self.of:
+            return {"few": few, "of": list(self.of)}
+        return {"few": few, "learner": self.learner().describe(), "weights": content_hash({}, self.meta())}
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from mlkit.driver import Learner, Meta
 from mlkit.evaluation import evaluate
 from mlkit.losses import Metric
-from mlkit.tasks.base import FrozenTasks, TaskBatch
+from mlkit.tasks.base import FrozenTasks, TaskBatch, content_hash
 from mlkit.uho.space import Values, tuned
 
 Counted = Literal["median", "best"]
@@ -46,7 +47,8 @@ class Objective:
     """Mean score over tasks, at the number of steps at which half of the validation tasks have passed their best.
 
     Every stopping task is adapted for `max_steps` steps and scored after each; the *median* over tasks of the best
-    number of steps is then applied to the judging tasks, other splits of the same classes (paper 000, appendix D).
+    number of steps (of an even number of tasks the lower of the two in the middle) is then applied to the judging
+    tasks, other splits of the same classes (paper 000, appendix D).
     With counted="best" the mean of every stopping task's own best score is the objective instead: cheaper, and
     optimistic.
 
@@ -87,12 +89,17 @@ class Objective:
 
     def worth(self, settings: Sequence[Values], *, jobs: int | None = None) -> list[Worth]:
         """Evaluate several settings; all their tasks are dealt to `jobs` processes, or as joblib is configured."""
+        return list(self.each(settings, jobs=jobs))
+
+    def each(self, settings: Sequence[Values], *, jobs: int | None = None) -> Iterator[Worth]:
+        """Yield what `worth` returns, each as soon as it is known."""
         stopping = self._scores(settings, self.stopping, jobs)
         if self.counted == "best":
-            return [self._best(scores, values) for scores, values in zip(stopping, settings, strict=True)]
-        judging = self._scores(settings, self.judging, jobs)
-        rows = zip(stopping, judging, settings, strict=True)
-        return [self._median(first, second, values) for first, second, values in rows]
+            yield from (self._best(scores, values) for scores, values in zip(stopping, settings, strict=True))
+            return
+        firsts = list(stopping)
+        for first, second, values in zip(firsts, self._scores(settings, self.judging, jobs), settings, strict=True):
+            yield self._median(first, second, values)
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""
@@ -103,6 +110,7 @@ class Objective:
             "counted": self.counted,
             "stopping": self.stopping.content_hash,
             "judging": self.judging.content_hash,
+            "weights": content_hash({}, self.meta),
         }
 
     def _median(self, stopping: Tensor, judging: Tensor, values: Values) -> Worth:
@@ -123,28 +131,24 @@ class Objective:
         usable = scores[1:].nan_to_num(worst, posinf=worst, neginf=worst)
         return 1 + (usable.argmax(0) if self.metric.higher_is_better else usable.argmin(0))
 
-    def _scores(self, settings: Sequence[Values], tasks: FrozenTasks, jobs: int | None) -> list[Tensor]:
-        """Score every setting on every task after each number of steps: (max_steps + 1, tasks) a setting."""
-        steps = [int(values.get("steps", self.max_steps)) for values in settings]
-        learners = [tuned(self.learner, values) for values in settings]
+    def _scores(self, settings: Sequence[Values], tasks: FrozenTasks, jobs: int | None) -> Iterator[Tensor]:
+        """Yield the scores of each setting on every task after each number of steps: (max_steps + 1, tasks)."""
         starts = range(0, len(tasks), self.chunk_size)
-        pieces = ((which, tasks[start : start + self.chunk_size]) for start in starts for which in range(len(settings)))
-        found = Parallel(n_jobs=jobs)(
-            delayed(_measure)(which, learners[which], self.meta, batch, self.metric, steps[which], self.device)
-            for which, batch in pieces
+        pieces = (
+            delayed(_measure)(learner, self.meta, batch, self.metric, steps, self.device)
+            for learner, steps in [
+                (tuned(self.learner, values), int(values.get("steps", self.max_steps))) for values in settings
+            ]
+            for batch in (tasks[start : start + self.chunk_size] for start in starts)
         )
-        parts: list[list[Tensor]] = [[] for _ in settings]
-        for which, scores in found:
-            parts[which].append(scores)
-        return [torch.cat(chunks, 1) for chunks in parts]
+        found = iter(Parallel(n_jobs=jobs, return_as="generator")(pieces))  # in order
+        for _ in settings:
+            yield torch.cat(list(islice(found, len(starts))), 1)
 
 
-def _measure(
-    which: int, learner: Learner, meta: Meta, batch: TaskBatch, metric: Metric, steps: int, device: str
-) -> tuple[int, Tensor]:
+def _measure(learner: Learner, meta: Meta, batch: TaskBatch, metric: Metric, steps: int, device: str) -> Tensor:
     own = copy.deepcopy(learner)  # threads must not share a module: functional_call lends it weights while it runs
-    scores = evaluate(own, meta, batch, metric=metric, steps=range(steps + 1), chunk_size=len(batch), device=device)
-    return which, scores[0]
+    return evaluate(own, meta, batch, metric=metric, steps=range(steps + 1), chunk_size=len(batch), device=device)[0]
 
 
 def _finite(value: Tensor) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Study:
 
     trials: in order; training: the same evaluation of the hyperparameters of meta-training; grid: the settings that the
     engine was asked about, along `along`, everything else as in the best trial so far; mean, deviation, improvement
-    (trials, grid): what it believed after each trial, NaN before it was fitted.
+    (trials, grid): what it believed after each trial, NaN before it was fitted and while others were in flight with it.
     """
 
     trials: tuple[Trial, ...]
@@ -90,6 +90,7 @@ def tune(
     folder: Path | None = None,
     engine: Callable[..., Engine] = GaussianProcess,
     progress: bool = True,
+    on_trial: Callable[[Study], None] | None = None,
 ) -> Study:
     """Search `space` for the update hyperparameters that make adapting best (paper 000, section 3.3 and appendix D).
 
@@ -104,6 +105,7 @@ def tune(
         folder: where each trial is stored as it ends; a search that was killed goes on there, with the same results.
         engine: what proposes, called as `engine(space, trials=, seed=)`.
         progress: show a bar with the best score so far.
+        on_trial: called with the search so far each time that the engine was told, to look on while it goes on.
 
     Raises:
         ValueError: no trial is asked for, or `folder` holds another search.
@@ -112,25 +114,35 @@ def tune(
         raise ValueError(f"expected trials and in_flight of at least 1, got {trials} and {in_flight}")
     book = _Book(folder, {"objective": objective.describe(), "space": space.describe(), "seed": seed})
     proposes, better = engine(space, trials=trials, seed=seed), 1 if objective.metric.higher_is_better else -1
-    reference = book.read("training", [training], lambda: objective.worth([training], jobs=jobs))[0]
+
+    def evaluated(asked: Sequence[Values]) -> Iterator[Worth]:
+        return objective.each(asked, jobs=jobs)
+
+    (reference,) = book.read(["training"], [training], evaluated)
     done: list[Trial] = []
     beliefs: list[Belief | None] = []
     along = space.searched[0]
     grid = along_range(space, along)
+
+    def so_far() -> Study:
+        return Study(tuple(done), reference, along, grid, *_stacked(beliefs, better, len(grid)), better > 0)
+
     with tqdm(total=trials, desc="tuning", unit="trial", disable=not progress) as bar:
         while len(done) < trials:
             settings = proposes.ask(min(in_flight, trials - len(done)))
-            found = book.read(
-                f"trial-{len(done):03d}", settings, lambda asked=settings: objective.worth(asked, jobs=jobs)
-            )
+            names = [f"trial-{number:03d}" for number in range(len(done), len(done) + len(settings))]
+            found = book.read(names, settings, evaluated)
             done += found
             floor = better * reference.curve[0]
             proposes.tell(settings, [_told(better * trial.score, floor) for trial in found])
             best = _best(done, better)
-            beliefs += [proposes.believe([best.values | {along: float(value)} for value in grid])] * len(found)
+            beliefs += [None] * (len(found) - 1)
+            beliefs.append(proposes.believe([best.values | {along: float(value)} for value in grid]))
             bar.set_postfix({"best": f"{best.score:.4f}", **{k: f"{v:.3g}" for k, v in best.values.items()}})
             bar.update(len(found))
-    return Study(tuple(done), reference, along, grid, *_stacked(beliefs, better, len(grid)), better > 0)
+            if on_trial:
+                on_trial(so_far())
+    return so_far()
 
 
 def along_range(space: Space, name: str, count: int = GRID) -> Array:
@@ -172,17 +184,26 @@ class _Book:
             raise ValueError(f"expected the search of {path} to be this one, got another; give it a folder of its own")
         _write(path, text)
 
-    def read(self, name: str, settings: Sequence[Values], compute: Callable[[], list[Worth]]) -> list[Trial]:
-        """Return the trials stored as `name`, if they are of these settings; else compute and store them."""
+    def read(
+        self, names: Sequence[str], settings: Sequence[Values], compute: Callable[[list[Values]], Iterator[Worth]]
+    ) -> list[Trial]:
+        """Return the trials stored by these names, if they are of these settings; compute the others, store each."""
+        known = {name: trial for name, values in zip(names, settings, strict=True) if (trial := self._at(name, values))}
+        missing = [(name, values) for name, values in zip(names, settings, strict=True) if name not in known]
+        if missing:
+            worths = compute([values for _, values in missing])
+            for (name, values), worth in zip(missing, worths, strict=True):
+                known[name] = _as_trial(values, worth)
+                if self.folder:
+                    _write(self.folder / f"{name}.json", json.dumps(_plain(known[name]), allow_nan=False))
+        return [known[name] for name in names]
+
+    def _at(self, name: str, values: Values) -> Trial | None:
         path = self.folder / f"{name}.json" if self.folder else None
-        if path and path.exists():
-            found = [_trial(body) for body in json.loads(path.read_text(encoding="utf-8"))]
-            if [trial.values for trial in found] == list(settings):
-                return found
-        found = [_as_trial(values, worth) for values, worth in zip(settings, compute(), strict=True)]
-        if path:
-            _write(path, json.dumps([_plain(trial) for trial in found], allow_nan=False))
-        return found
+        if path is None or not path.exists():
+            return None
+        trial = _trial(json.loads(path.read_text(encoding="utf-8")))
+        return trial if trial.values == values else None
 
 
 def _write(path: Path, text: str) -> None:

@@ -166,9 +166,25 @@ def test_claims_are_decided_by_the_numbers(case, tmp_path):
     assert found["T2b", "UHO improves joint-trained"].holds is False
     assert found["F3", "FOMAML* is not robust to learning rates 10 times off"].holds is True
     assert found["F3", "joint-trained is not robust to learning rates 10 times off"].holds is not True
-    text = {says: result for (figure, says), result in found.items() if figure == "text"}
-    assert not any("orders" in says for says in text if text[says].holds)
     assert "+10.00" in found["T2b", "UHO improves FOMAML*"].note
+
+
+@pytest.mark.parametrize(
+    ("rate", "steps", "max_steps", "expected"),
+    [(0.1, 12, 30, True), (0.1, 4, 30, False), (0.2, 12, 30, False), (0.1, 1, 3, None), (8.0, 1, 3, False)],
+)
+def test_orders_of_magnitude_are_judged_where_the_space_has_them(case, rate, steps, max_steps, expected):
+    one = dataclasses.replace(
+        case, tunable=dataclasses.replace(case.tunable, max_steps=max_steps, routine={"inner_lr": 0.005, "steps": 1})
+    )
+    assert uho._far(one, rate, steps) is expected
+
+
+def test_a_search_of_fewer_steps_than_meta_training_is_judged(case, tmp_path):
+    one = made_up(case, tmp_path)
+    routine = {**one.tunable.routine, "steps": 9}
+    one = dataclasses.replace(one, tunable=dataclasses.replace(one.tunable, routine=routine))
+    assert any("with at most 3 steps" in claim.found.note for claim in uho.claims([one], {}))
 
 
 def test_few_steps_want_a_larger_rate_where_the_trials_say_so(case, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,10 @@ def test_a_folder_belongs_to_one_study(tmp_path: Path):
     ran(folder=tmp_path, tasks=many(shots=(1,)))
     with pytest.raises(ValueError, match=r"expected the study of .*study.json to be this one"):
         ran(folder=tmp_path, tasks=many(shots=(1, 3)))
+    first = begin("FOMAML*")
+    other = replace(first, meta=lambda: {name: 2 * tensor for name, tensor in first.meta().items()})
+    with pytest.raises(ValueError, match=r"expected the study of .*study.json to be this one"):
+        study(other, many(shots=(1,)), PROTOCOL, metric=CLOSE, execution=QUIET, folder=tmp_path)
 
 
 def test_a_class_with_fewer_pictures_has_no_number_there():

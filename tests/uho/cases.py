@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,12 +35,12 @@ class Known:
     metric: Metric = ACCURACY
     asked: list[Values] = field(default_factory=list)
 
-    def worth(self, settings: Sequence[Values], *, jobs: int | None = None) -> list[Worth]:
+    def each(self, settings: Sequence[Values], *, jobs: int | None = None) -> Iterator[Worth]:
         """Evaluate the formula."""
-        self.asked += settings
-        scores = [self.function(values["inner_lr"]) for values in settings]
-        unadapted = 0.0 if self.metric.higher_is_better else 1.0
-        return [Worth(score, 1, torch.tensor([unadapted, score]).double(), torch.tensor([1])) for score in scores]
+        for values in settings:
+            self.asked.append(values)
+            score, unadapted = self.function(values["inner_lr"]), 0.0 if self.metric.higher_is_better else 1.0
+            yield Worth(score, 1, torch.tensor([unadapted, score]).double(), torch.tensor([1]))
 
     def describe(self) -> dict[str, Any]:
         """Name the formula."""
@@ -50,5 +50,6 @@ class Known:
 def waves(**changes: Any) -> Objective:
     """Return the objective of tuning an untrained network on waves."""
     tasks = sine("finn", "val", shots=5, query=10)
-    kept = {"max_steps": 4, "chunk_size": 3}
-    return Objective(LEARNER, META, frozen(tasks, 6, 0), frozen(tasks, 6, 1), MEAN_SQUARED_ERROR, **kept | changes)
+    kept = {"meta": META, "max_steps": 4, "chunk_size": 3} | changes
+    both = {"stopping": frozen(tasks, 6, 0), "judging": frozen(tasks, 6, 1)}
+    return Objective(LEARNER, metric=MEAN_SQUARED_ERROR, **both | kept)

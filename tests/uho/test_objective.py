@@ -28,9 +28,30 @@ def test_the_score_is_that_of_fresh_tasks_at_the_median_of_the_best_steps():
     stopping, judging = (scores(objective, tasks, 0.05) for tasks in (objective.stopping, objective.judging))
     stopped = 1 + stopping[1:].argmin(0)
     assert worth.stopped.tolist() == stopped.tolist()
-    assert worth.steps == int(stopped.double().median())
+    assert worth.steps == sorted(stopped.tolist())[2], "of six tasks the lower of the two in the middle"
     torch.testing.assert_close(worth.curve, judging.mean(1), rtol=1e-5, atol=0)
     assert worth.score == pytest.approx(float(judging.mean(1)[worth.steps]), rel=1e-5)
+
+
+@pytest.mark.parametrize(("stopped", "expected"), [([8, 5], 5), ([9, 1, 4], 4), ([2, 3, 7, 9], 3)])
+def test_the_median_of_an_even_number_is_the_lower_in_the_middle(stopped, expected):
+    stopping = torch.ones(10, len(stopped))
+    stopping[stopped, range(len(stopped))] = 0.5  # lower is better
+    assert waves()._median(stopping, torch.rand(10, 4), {"inner_lr": 0.1}).steps == expected
+
+
+def test_each_setting_is_known_before_the_next_one_ends():
+    worths = waves().each([{"inner_lr": 0.05}, {"inner_lr": 0.2}])
+    alone = [waves().worth([{"inner_lr": rate}])[0] for rate in (0.05, 0.2)]
+    assert [next(worths).score, next(worths).score] == pytest.approx([one.score for one in alone])
+
+
+def test_weights_are_part_of_what_an_objective_is(tmp_path):
+    one, other = waves(), waves(meta={name: 2 * tensor for name, tensor in META.items()})
+    how = {"trials": 2, "folder": tmp_path, "progress": False}
+    tune(one, RATES, {"inner_lr": 0.01}, **how)
+    with pytest.raises(ValueError, match="expected the search of"):
+        tune(other, RATES, {"inner_lr": 0.01}, **how)
 
 
 def test_the_optimistic_score_takes_every_task_at_its_best():
