@@ -19,6 +19,7 @@ from mlkit.outer import Execution
 from mlkit.records import Unit
 from mlkit.seeding import seeded
 from mlkit.segmentation_losses import IOU, segmentation_loss
+from mlkit.tasks.base import content_hash
 from mlkit.tasks.many_shots import ManyShotsSpec
 
 from .cases import CLOSE, FEW, LEARNERS, PROTOCOL, begin, counting, many, start
@@ -76,10 +77,11 @@ def test_a_folder_belongs_to_one_study(tmp_path: Path):
     ran(folder=tmp_path, tasks=many(shots=(1,)))
     with pytest.raises(ValueError, match=r"expected the study of .*study.json to be this one"):
         ran(folder=tmp_path, tasks=many(shots=(1, 3)))
-    first = begin("FOMAML*")
+    first, how = begin(of=[]), {"metric": CLOSE, "execution": QUIET, "folder": tmp_path / "by itself"}
+    study(first, many(shots=(1,)), PROTOCOL, **how)
     other = replace(first, meta=lambda: {name: 2 * tensor for name, tensor in first.meta().items()})
     with pytest.raises(ValueError, match=r"expected the study of .*study.json to be this one"):
-        study(other, many(shots=(1,)), PROTOCOL, metric=CLOSE, execution=QUIET, folder=tmp_path)
+        study(other, many(shots=(1,)), PROTOCOL, **how)
 
 
 def test_a_class_with_fewer_pictures_has_no_number_there():
@@ -124,4 +126,5 @@ def test_the_paper_network_on_shapes_leaves_a_record(kind, tmp_path: Path):
 def test_a_start_is_told_by_the_records_that_it_comes_from_or_by_itself():
     known, unknown = begin().describe(), begin(of=[]).describe()
     assert known == {"few": {"1": FEW[1], "3": FEW[3]}, "of": ["a key"]}
-    assert unknown == {"few": known["few"], "learner": LEARNERS["FOMAML*"].describe()}
+    weights = content_hash({}, start(LEARNERS["FOMAML*"]))
+    assert unknown == {"few": known["few"], "learner": LEARNERS["FOMAML*"].describe(), "weights": weights}
