@@ -95,19 +95,19 @@ def over_seeds(scores: Tensor, *, statistic: str = "mean") -> Summary:
 def median_of_runs(scores: Tensor) -> Summary:
     """Average the runs' medians over tasks, runs outside 1.5 interquartile ranges dropped: paper 002's table cells.
 
-    A run whose median is no finite number lies outside, whatever the others are: `count` says how many are left. Where
-    none is left, there is no value: NaN.
+    A run whose median is no finite number lies outside as long as no more than a quarter of the runs are such; with
+    more there is no value: NaN. `count` says how many runs are left.
 
     Args:
         scores: (runs, tasks), errors or accuracies.
     """
     medians = _per_run(scores, "median")
-    medians = medians[medians.isfinite()]
-    if not len(medians):
-        return Summary(math.nan, math.nan, 0)
-    first, third = torch.quantile(medians, torch.tensor([0.25, 0.75], dtype=medians.dtype))
+    usable = medians[medians.isfinite()]
+    if 4 * (len(medians) - len(usable)) > len(medians) or not len(usable):
+        return Summary(math.nan, math.nan, len(usable))
+    first, third = torch.quantile(usable, torch.tensor([0.25, 0.75], dtype=usable.dtype))
     reach = 1.5 * (third - first)
-    return _summary(medians[(medians >= first - reach) & (medians <= third + reach)])
+    return _summary(usable[(usable >= first - reach) & (usable <= third + reach)])
 
 
 def _per_run(scores: Tensor, statistic: str) -> Tensor:

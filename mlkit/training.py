@@ -145,6 +145,7 @@ def _step(
     average_over_processes([*found.gradients.values(), *found.buffers.values(), numbers])
     for name, parameter in state.parameters.items():
         parameter.grad = found.gradients[name]
+    _clip([tensor for name, tensor in state.parameters.items() if name.startswith(outer.clipped)], outer)
     if (broken := _broken_runs(numbers[0], state.parameters) & ~state.frozen).any():
         state.diverged_at[broken] = state.iteration + 1
         if outer.on_divergence == "stop":
@@ -153,7 +154,6 @@ def _step(
                 f"{state.iteration + 1} of {learner.describe()}; {keeper}; lower the inner or outer learning rate, or "
                 "clip the meta-gradient, in a new folder"
             )
-    _clip([tensor for name, tensor in state.parameters.items() if name.startswith(outer.clipped)], outer)
     with state.keeping_frozen():
         state.optimizer.step()
         for name, buffer in found.buffers.items():
@@ -166,9 +166,9 @@ def _step(
 
 
 def _broken_runs(losses: Tensor, parameters: Meta) -> Tensor:
-    """Tell whose loss or meta-gradient is not finite (runs,), before clipping makes a number of what is infinite."""
-    sizes = [losses, *(parameter.grad.flatten(1).abs().amax(1).to(losses.dtype) for parameter in parameters.values())]
-    return ~torch.stack(sizes).isfinite().all(0).cpu()
+    """Tell whose loss or clipped meta-gradient is not finite (runs,): one step on, their weights would be lost."""
+    sums = [losses, *(parameter.grad.flatten(1).sum(1).to(losses.dtype) for parameter in parameters.values())]
+    return ~torch.stack(sums).isfinite().all(0).cpu()
 
 
 def _clip(parameters: list[Tensor], outer: OuterLoop) -> None:

@@ -125,8 +125,10 @@ def of_answers(record: Record) -> list[dict[str, Any]]:
     return shown
 
 
-def _shown(value: float | str) -> str:
-    """Show two decimals; a value too small for them with two digits of its own."""
+def _shown(value: float | str | None) -> str:
+    """Show two decimals; a value too small for them with two digits of its own; a dash where there is no number."""
+    if value is None:
+        return "–"
     if isinstance(value, str):
         return value
     return f"{value:.2g}" if 0 < abs(value) < 0.1 else f"{value:.2f}"

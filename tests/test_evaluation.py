@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from mlkit.driver import for_tasks, run_of, stack
-from mlkit.evaluation import evaluate, predict_along
+from mlkit.evaluation import evaluate, median_of_runs, predict_along
 from mlkit.learners import MAML, Displacement
 from mlkit.losses import ACCURACY, MEAN_SQUARED_ERROR, mean_squared_error
 from mlkit.models import POLICIES, normalization
@@ -188,7 +189,7 @@ def test_no_tensor_outlives_evaluation():
 GROWTH = """
 import resource, sys, torch
 from mlkit.driver import stack
-from mlkit.evaluation import evaluate
+from mlkit.evaluation import evaluate, median_of_runs
 from mlkit.learners import MAML
 from mlkit.losses import MEAN_SQUARED_ERROR, mean_squared_error
 from mlkit.models import MLP
@@ -234,3 +235,15 @@ def test_one_run_of_a_stack_is_that_run():
     learner = cases.sine_maml()
     meta = start(learner, 3)
     assert all(torch.equal(tensor, meta[name][2]) for name, tensor in run_of(meta, 2).items())
+
+
+def test_a_run_that_diverged_is_an_outlier_as_long_as_few_did():
+    scores = torch.linspace(0.4, 0.5, 8)[:, None].repeat(1, 5)
+    scores[3] = torch.inf
+    found = median_of_runs(scores)
+    usable = scores[[0, 1, 2, 4, 5, 6, 7], 0].double()
+    assert found.count == 7 and found.value == pytest.approx(float(usable.mean()))
+    scores[:3] = torch.nan
+    assert math.isnan(median_of_runs(scores).value) and median_of_runs(scores).count == 4
+    one_of_three = median_of_runs(torch.tensor([[0.4], [0.5], [torch.inf]]))
+    assert math.isnan(one_of_three.value) and one_of_three.count == 2

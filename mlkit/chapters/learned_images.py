@@ -195,7 +195,7 @@ class Training:
         return {
             "metric": ACCURACY.name,
             "tasks": self.outer.iterations * self.outer.meta_batch,
-            "train_seconds": trained.seconds - trained.tracking_seconds,
+            "train_seconds": trained.seconds,  # without what was watched
             "watch_seconds": trained.tracking_seconds,
             "best_iteration": trained.best_iteration.tolist(),
             **diverged,

@@ -48,7 +48,8 @@ class MetaLSTM(LearnedRule):
         width: of the LSTM.
         forget_bias: range that b_f is drawn from (Ravi and Larochelle: 4 to 5; paper 002: 4 to 6).
         input_bias: range that b_i is drawn from; sigmoid(-4.5) = 0.011 is the first learning rate.
-        checkpoint: recompute inner steps in the backward pass: memory nearly flat in `inner_steps`.
+        checkpoint: recompute inner steps in the backward pass: of a step are held its weights and the states of the
+            LSTM, about a third.
         reset_statistics: begin the running averages of the normalization anew with every task, as Ravi and Larochelle's
             code does; of use under the policy "running", with averages that a task's few steps can fill (a momentum
             near 1). Paper 002 normalizes by batch statistics instead.

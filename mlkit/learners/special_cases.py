@@ -28,23 +28,23 @@ def inner_lr_limit(learner: MetaLSTM, examples: int) -> float:
     return 1 / examples if learner.scale_gradient else 1.0
 
 
-def gradient_descent(learner: MetaLSTM | Turtle, meta: Meta, inner_lr: float, *, examples: int = 1) -> Meta:
+def gradient_descent(learner: MetaLSTM | Turtle, meta: Meta, inner_lr: float, *, examples: int | None = None) -> Meta:
     r"""Return `meta` with a rule that is gradient descent: the same initialization then adapts as by MAML.
 
     For the LSTM (paper 002, theorem 1) $W_f = W_i = 0$, $b_f$ so large that its sigmoid is 1, and
 
     $$b_i = -\ln \frac{1 - \alpha}{\alpha}, \quad 0 < \alpha < 1$$ (the paper prints it as $b_f$, and includes
-    alpha = 1, which is but a limit). For TURTLE without hidden layers: weight -alpha of the gradient, 0 of other
-    inputs, bias 0, learning rates 1.
+    alpha = 1, which like a forget gate of 1 is but a limit that only rounding reaches). For TURTLE without
+    hidden layers: weight -alpha of the gradient, 0 of other inputs, bias 0, learning rates 1.
 
     Args:
         learner: the learned rule.
         meta: meta-parameters of one run, as from `learner.init`, or stacked.
         inner_lr: alpha, of a mean loss.
-        examples: support examples of a task; matters for an LSTM that scales the gradient.
+        examples: support examples of a task, ways times shots, which an LSTM that scales the gradient must know.
 
     Raises:
-        ValueError: the rule cannot represent gradient descent with this learning rate.
+        ValueError: the rule cannot represent gradient descent with this learning rate, or `examples` is missing.
 
     Example:
         >>> from mlkit.models import MLP
@@ -57,8 +57,13 @@ def gradient_descent(learner: MetaLSTM | Turtle, meta: Meta, inner_lr: float, *,
     return meta | {name: torch.zeros_like(meta[name]) + rule.get(name, 0.0) for name in changed}
 
 
-def _of_lstm(learner: MetaLSTM, inner_lr: float, examples: int) -> dict[str, float]:
-    limit = inner_lr_limit(learner, examples)
+def _of_lstm(learner: MetaLSTM, inner_lr: float, examples: int | None) -> dict[str, float]:
+    if learner.scale_gradient and examples is None:
+        raise ValueError(
+            "expected the number of support examples of a task, got none: scale_gradient=True divides by it; "
+            "pass examples=ways * shots"
+        )
+    limit = inner_lr_limit(learner, examples or 1)
     if not 0 < inner_lr < limit:
         raise ValueError(
             f"expected a learning rate between 0 and {limit:g}, got {inner_lr}: it is a sigmoid"

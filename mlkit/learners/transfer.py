@@ -33,7 +33,8 @@ class Transfer:
     | finetuning | a model with a linear head | a new head |
     | Baseline++ | a model `with_cosine_head` | a new head |
 
-    A frozen body normalizes by running averages under the policy "running", as in paper 002.
+    A frozen body normalizes by running averages under the policy "running"; paper 002's code has a momentum of 1 there,
+    which leaves the statistics of the last training batch.
 
     Args:
         model: the network of a few-shot task, with a method `features` that gives what feeds its last layer `head`.

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t
 
 from mlkit.chapters import huisman
 from mlkit.chapters import learned_optimizers as learned
@@ -172,6 +173,28 @@ def test_stability_compares_the_spread_over_runs(tmp_path):
     for spreads, word in (((0.1, 0.4), "yes"), ((0.4, 0.1), "no")):
         found = both | cell(1, spreads[0]) | cell(5, spreads[1])
         assert words(huisman.swept(found))["TURTLE is less stable with more steps"] == word
+
+
+def test_few_runs_leave_more_open(tmp_path):
+    def lower(runs: int) -> bool | None:
+        ours, theirs = (huisman.median(record(tmp_path, around(value, runs=runs))) for value in (0.5, 0.511))
+        assert ours.ci95 == pytest.approx(around(0.5, runs=runs)[:, 0].std(ddof=1) / runs**0.5 * t.ppf(0.975, runs - 1))
+        return huisman.lower(ours, theirs).holds
+
+    assert [lower(runs) for runs in (3, 30)] == [None, True]
+
+
+def test_depths_that_are_as_good_leave_the_best_depth_open(tmp_path):
+    alike = PAPER | {("TURTLE", 1, 5): PAPER["TURTLE", 1, 0]}
+    assert words(huisman.swept(grid(tmp_path, alike)))["5 or 6 hidden layers are best"] == "open"
+
+
+def test_runs_that_diverged_are_told_and_leave_stability_open(tmp_path):
+    broken = np.full(3, np.nan)
+    cells = {Cell("TURTLE", steps, 0): record(tmp_path, around(0.5, runs=3), values[None], diverged=lost)
+             for steps, values, lost in ((1, 0.5 + 0.01 * np.arange(3), None), (5, broken, [7, 7, 7]))}  # fmt: skip
+    (claim,) = huisman._stability(cells)
+    assert claim.found.holds is None and "3 runs diverged with T = 5" in claim.found.note
 
 
 def test_the_panels_of_figure_2_have_a_level_line_for_maml(tmp_path):

@@ -15,6 +15,9 @@ from mlkit.seeding import seeded
 from mlkit.tasks.base import TaskBatch, sample
 from mlkit.tasks.sine import sine
 
+from . import cases
+from .learned_rules import image_net
+
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)  # beyond, descent on these tasks is unstable: it magnifies rounding
 STEPS = 8
 
@@ -89,13 +92,34 @@ def test_dividing_by_the_batch_once_more_puts_learning_rates_out_of_reach():
             gradient_descent(plain, meta, rate)
 
 
-def test_no_input_bias_reaches_the_limit():
+def test_no_input_bias_reaches_the_limit_but_by_rounding():
     """A learning rate as close to the limit as one likes is a finite bias; the limit itself is none."""
-    learner = MetaLSTM(MLP(), scale_gradient=True)
+    learner = MetaLSTM(MLP().double(), scale_gradient=True)
     meta = learner.init(seeded("limit"))
     for share in (0.9, 0.999, 1 - 1e-12):
-        bias = gradient_descent(learner, meta, share / 25, examples=25)["phi.input.bias"].double()
-        assert float(bias.sigmoid()) < 1.0
+        bias = gradient_descent(learner, meta, share / 25, examples=25)["phi.input.bias"]
+        reached = float(bias.sigmoid())
+        assert reached == pytest.approx(share, rel=1e-12) and reached < 1.0
+    assert float(bias.float().sigmoid()) == 1.0, "float32 rounds it up"
+
+
+def test_a_rule_that_scales_must_know_by_how_much():
+    scaled = MetaLSTM(MLP())
+    with pytest.raises(
+        ValueError, match=r"number of support examples of a task, got none: .* pass examples=ways \* shots"
+    ):
+        gradient_descent(scaled, scaled.init(seeded("limit")), 0.01)
+
+
+def test_the_theorem_holds_for_convolutions_with_normalization():
+    net, tasks = image_net("support"), cases.image_tasks()
+    lstm = MetaLSTM(net, 5, scale_gradient=True)
+    start = lstm.init(seeded("theorem"))
+    shots = tasks.support.x.shape[1]
+    found = weights_after(lstm, gradient_descent(lstm, start, 0.05, examples=shots), tasks)
+    expected = weights_after(MAML(net, 0.05, 5), start, tasks)
+    assert found.dtype == torch.float64 and float((found - expected).abs().max()) < 1e-12
+    assert float((found[0] - found[1]).abs().max()) > 1e-3, "the tasks moved them apart"
 
 
 def test_a_turtle_with_hidden_layers_is_not_gradient_descent_everywhere():
