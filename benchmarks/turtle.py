@@ -13,6 +13,7 @@ import argparse
 import os
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads sleep, or a busy core stalls all
@@ -33,14 +34,14 @@ from mlkit.seeding import seeded
 from mlkit.tasks import TaskBatch, sample, sine
 
 TASKS, STEPS, BAR = 25, 5, 5.0
-EXECUTION = {"workers": os.cpu_count() or 1}
+CORES = os.cpu_count() or 1
 Method = Callable[[Meta, TaskBatch], Meta]
 
 
-def ours(meta: Meta, batch: TaskBatch) -> Meta:
-    """Return mlkit's meta-gradient, the mean over the tasks."""
-    how = EXECUTION if batch.seeds.device.type == "cpu" else {}
-    found = meta_gradient(Turtle(MLP(), STEPS, mean_squared_error), stack([meta]), batch, **how).gradients
+def ours(meta: Meta, batch: TaskBatch, *, workers: int = 1) -> Meta:
+    """Return mlkit's meta-gradient, the mean over the tasks, by so many threads."""
+    learner = Turtle(MLP(), STEPS, mean_squared_error)
+    found = meta_gradient(learner, stack([meta]), batch, workers=workers).gradients
     return {name: gradient[0] for name, gradient in found.items()}
 
 
@@ -76,9 +77,6 @@ def _rule(phi: Meta, read: Tensor) -> Tensor:
     return F.linear(read, phi["head.weight"], phi["head.bias"]).squeeze(1)
 
 
-METHODS: dict[str, Method] = {"mlkit": ours, "loop": loop}
-
-
 def case(tasks: int, device: str, dtype: torch.dtype) -> tuple[Meta, TaskBatch]:
     """Return an initialization, a rule and tasks of the published sine study: 5 shots, 50 queries."""
     meta = Turtle(MLP(), STEPS, mean_squared_error).init(seeded("benchmark"))
@@ -86,25 +84,27 @@ def case(tasks: int, device: str, dtype: torch.dtype) -> tuple[Meta, TaskBatch]:
     return {name: tensor.to(device, dtype) for name, tensor in meta.items()}, batch
 
 
-def measure(tasks: int, device: str, repeats: int) -> dict[str, Any]:
-    """Return the row."""
+def measure(tasks: int, device: str, repeats: int, workers: int) -> dict[str, Any]:
+    """Return the row of so many threads, which the loop cannot use."""
+    methods: dict[str, Method] = {"mlkit": partial(ours, workers=workers), "loop": loop}
     exact, single = case(tasks, device, torch.float64), case(tasks, device, torch.float32)
     truth = loop(*exact)
-    errors = {name: distance(method(*single), truth) for name, method in METHODS.items()}  # warms up, too
-    times: dict[str, list[float]] = {name: [] for name in METHODS}
+    errors = {name: distance(method(*single), truth) for name, method in methods.items()}  # warms up, too
+    times: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(repeats):
-        for name, method in METHODS.items():
+        for name, method in methods.items():
             times[name].append(seconds(method, *single))
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {
         "ratio": medians["loop"] / medians["mlkit"],
         "bar": BAR,
-        "case": f"meta-iteration of second-order TURTLE, sine MLP, {tasks} tasks, {STEPS} steps",
+        "case": f"meta-iteration of second-order TURTLE, sine MLP, {tasks} tasks, {STEPS} steps"
+        + (f", tasks dealt to {workers} threads" if workers > 1 else ""),
         "seconds": medians,
         "repeats": times,
         "float32_error": errors,
-        "float64_distance": distance(ours(*exact), truth),
-        "execution": {**EXECUTION, "threads": torch.get_num_threads()},
+        "float64_distance": distance(methods["mlkit"](*exact), truth),
+        "execution": {"workers": workers, "threads": torch.get_num_threads()},
     }
 
 
@@ -114,13 +114,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tasks", type=int, default=TASKS)
     options = parser.parse_args()
-    row = measure(options.tasks, options.device, options.repeats)
-    times = ", ".join(f"{name} {value * 1e3:.1f}" for name, value in row["seconds"].items())
-    print(
-        f"{row['case']}: {times} ms; {row['ratio']:.2f} x the loop (bar {BAR:g}); float32 error "
-        f"{row['float32_error']['mlkit']:.1e}; float64 distance {row['float64_distance']:.1e}"
-    )
-    store("turtle", [row], device=options.device, partial=options.tasks != TASKS)
+    rows = []
+    for workers in dict.fromkeys((1, CORES if options.device == "cpu" else 1)):
+        row = measure(options.tasks, options.device, options.repeats, workers)
+        times = ", ".join(f"{name} {value * 1e3:.1f}" for name, value in row["seconds"].items())
+        print(
+            f"{row['case']}: {times} ms; {row['ratio']:.2f} x the loop (bar {BAR:g}); float32 error "
+            f"{row['float32_error']['mlkit']:.1e}; float64 distance {row['float64_distance']:.1e}"
+        )
+        rows.append(row)
+    store("turtle", rows, device=options.device, partial=options.tasks != TASKS)
 
 
 if __name__ == "__main__":
