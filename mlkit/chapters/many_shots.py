@@ -79,13 +79,16 @@ def routine(training: Training) -> tuple[dict[int, Values], list[str]]:
 
 
 def search(training: Training, shots: int) -> Record:
-    """Return the search over how to adapt to so many pictures, as `update_hyperparameters` has it and stores it."""
+    """Return the search over how to adapt to so many pictures, as `update_hyperparameters` has it and stores it.
+
+    What is searched with has learned from the training classes alone: validation classes are new to it.
+    """
     p = training.parameters
     if shots not in p.shots:
         raise ValueError(
             f"expected what is searched for among shots = {p.shots}, got labeled = {p.labeled}; add {shots} to shots"
         )
-    theirs = SimpleNamespace(**vars(p) | {"max_steps": p.search_steps})
+    theirs = SimpleNamespace(**vars(p) | {"max_steps": p.search_steps, "search_on": "train"})
     one = tunable(training.setting, training.method, shots, theirs)
     return one.search(Unit(SEARCHES), trials=p.trials, tasks=p.validation_tasks)
 

@@ -113,12 +113,12 @@ def test_a_walk_is_what_adapting_for_so_many_steps_comes_to(project):
 
 
 def test_every_initialization_adapts_to_few_as_its_own_search_found(project):
-    p = parameters(labeled=[1, 5, 10], trials=2, validation_tasks=2, search_steps=3, search_on="train+val")
+    p = parameters(labeled=[1, 5, 10], trials=2, validation_tasks=2, search_steps=3, train_on="train")
     own = {"inner_lr": 0.02, "steps": 2}
     for method in (STAR, JOINT):
         training = many_shots.trained(p)[tiny.SHAPES, method]
         few, keys = many_shots.routine(training)
-        one = tunable(tiny.SHAPES, method, 5, SimpleNamespace(**vars(p) | {"max_steps": 3}))
+        one = tunable(tiny.SHAPES, method, 5, SimpleNamespace(**vars(p) | {"max_steps": 3, "search_on": "train"}))
         theirs = one.search(mlkit.Unit("update_hyperparameters"), trials=2, tasks=2)
         assert few[5] == {**theirs.scores["best"]["values"], "steps": theirs.scores["best"]["steps"]}
         assert keys[1] == theirs.key and few.keys() == {1, 5} and len(set(keys)) == 2

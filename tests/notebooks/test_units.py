@@ -46,7 +46,7 @@ def test_outputs_are_stripped_and_the_file_is_valid(unit):
 def test_code_cells_are_short(unit):
     lines = {cell.source.splitlines()[0]: len(cell.source.splitlines()) for cell in cells(unit)}
     first, *others = lines.items()
-    assert first[1] <= 30, "the parameters cell"
+    assert first[1] <= 32, "the parameters cell"
     assert {line: count for line, count in others if count > 25} == {}
 
 
