@@ -24,7 +24,6 @@ UNPUBLISHED = {
     "learned_optimizers",
     "learned_optimizers_images",
     "many_shots",
-    "update_hyperparameters",
 }
 
 
