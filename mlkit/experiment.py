@@ -99,7 +99,8 @@ def run(unit: Unit, name: str, experiment: Experiment, execution: Execution | No
       `median`, `median_ci95`: over the seeds' medians over tasks;
     - `best_iteration`: of each seed; `train_seconds`, validation included, and `tasks_per_second`: training
       tasks of all seeds over them; with a watch `watch_seconds`, those that its history took (and tracked test tasks);
-    - `diverged_at`: the step at which each seed was frozen, -1 where it was not; only where one was.
+    - `diverged_at`: the step at which each seed was frozen, -1 where it was not; `skipped`: how many steps each left
+      out because they were not finite; each only where there was any.
 
     Arrays: `test_scores` (seeds, tasks), after the first of `test_steps`; with several of them also
     `test_scores_last` (seeds, tasks), after the last, and `test_by_step` (seeds, steps), means over tasks;
@@ -193,7 +194,7 @@ def _summaries(experiment: Experiment, trained: Trained, scores: Tensor) -> dict
         "train_seconds": trained.seconds,
         "tasks_per_second": trained_on / trained.seconds if trained_on else 0.0,
         **({"watch_seconds": trained.tracking_seconds} if experiment.watch else {}),
-        **({"diverged_at": trained.diverged_at.tolist()} if (trained.diverged_at >= 0).any() else {}),
+        **trained.accidents(),
     }
 
 

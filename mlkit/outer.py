@@ -45,9 +45,9 @@ class OuterLoop:
         clip_norm: scale each seed's meta-gradient down to this norm.
         clipped: clip meta-parameters whose name starts with this alone, e.g. "theta." for the initialization.
         validate_every: outer steps between validations; also how often trackers and the history are updated.
-        on_divergence: what a loss or meta-gradient that is not finite does: "stop" the training with an error, or
+        on_divergence: what a loss or meta-gradient that is not finite does: "stop" the training with an error;
             "freeze" its seed, whose state stays as it was and is judged no more, while the others go on as long as
-            there are any.
+            there are any; or "skip" the step: its seed goes on with the next tasks from where it was.
     """
 
     iterations: int
@@ -58,7 +58,7 @@ class OuterLoop:
     clip_norm: float | None = None
     validate_every: int = 500
     clipped: str = ""
-    on_divergence: Literal["stop", "freeze"] = "stop"
+    on_divergence: Literal["stop", "freeze", "skip"] = "stop"
 
     def __post_init__(self) -> None:
         if self.iterations < 0 or min(self.meta_batch, self.validate_every) < 1:
@@ -66,8 +66,8 @@ class OuterLoop:
                 f"expected iterations of at least 0, meta_batch and validate_every of at least 1, got "
                 f"{self.iterations}, {self.meta_batch}, {self.validate_every}"
             )
-        if self.on_divergence not in ("stop", "freeze"):
-            raise ValueError(f"expected on_divergence 'stop' or 'freeze', got {self.on_divergence!r}")
+        if self.on_divergence not in ("stop", "freeze", "skip"):
+            raise ValueError(f"expected on_divergence 'stop', 'freeze' or 'skip', got {self.on_divergence!r}")
 
     def describe(self) -> dict[str, Any]:
         """Say what a record must say."""

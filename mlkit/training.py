@@ -31,7 +31,8 @@ class Trained:
     best_iteration (runs,); history: name -> tensor (points, runs, ...), and `iteration` (points,);
     seconds: wall time spent training and validating, tracking_seconds: wall time spent in trackers, both over all
     sessions of the run; diverged_at (runs,): the step at which a run was frozen, -1 where it never diverged. Such a
-    run's history is NaN from there on, its last state is that before the step.
+    run's history is NaN from there on, its last state is that before the step; skipped (runs,): steps that were left
+    out, whose train_loss is NaN in the history.
     """
 
     best: Meta
@@ -41,6 +42,13 @@ class Trained:
     seconds: float
     tracking_seconds: float
     diverged_at: Tensor
+    skipped: Tensor
+
+    def accidents(self) -> dict[str, list[int]]:
+        """Return what a record says of steps that were not finite: `diverged_at` and `skipped`, where there was any."""
+        told = {"diverged_at": self.diverged_at, "skipped": self.skipped}
+        least = {"diverged_at": 0, "skipped": 1}
+        return {name: runs.tolist() for name, runs in told.items() if (runs >= least[name]).any()}
 
 
 def train(
@@ -146,7 +154,10 @@ def _step(
     for name, parameter in state.parameters.items():
         parameter.grad = found.gradients[name]
     _clip([tensor for name, tensor in state.parameters.items() if name.startswith(outer.clipped)], outer)
-    if (broken := _broken_runs(numbers[0], state.parameters) & ~state.frozen).any():
+    broken = _broken_runs(numbers[0], state.parameters) & ~state.frozen
+    if outer.on_divergence == "skip":
+        state.skipped += broken
+    elif broken.any():
         state.diverged_at[broken] = state.iteration + 1
         if outer.on_divergence == "stop":
             raise FloatingPointError(
@@ -154,7 +165,7 @@ def _step(
                 f"{state.iteration + 1} of {learner.describe()}; {keeper}; lower the inner or outer learning rate, or "
                 "clip the meta-gradient, in a new folder"
             )
-    with state.keeping_frozen():
+    with state.keeping(state.frozen | broken):
         state.optimizer.step()
         for name, buffer in found.buffers.items():
             state.meta[name].copy_(buffer)
@@ -204,7 +215,7 @@ def _finish(state: TrainingState, validation: Validation | None) -> Trained:
         best, iterations = state.best, state.best_iteration
     history = {name: torch.tensor(values, dtype=torch.float64) for name, values in state.history.items()}
     seconds = state.seconds - state.tracking_seconds, state.tracking_seconds
-    return Trained(best, last, iterations, history, *seconds, state.diverged_at)
+    return Trained(best, last, iterations, history, *seconds, state.diverged_at, state.skipped)
 
 
 @dataclass

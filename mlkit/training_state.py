@@ -26,6 +26,7 @@ class TrainingState:
     best_score: Tensor  # (runs,)
     best_iteration: Tensor  # (runs,)
     diverged_at: Tensor  # (runs,): the step whose loss or meta-gradient was not finite; -1 where there was none
+    skipped: Tensor  # (runs,): how many steps were left out because they were not finite
     generators: list[torch.Generator]  # one a run, for its training tasks
     optimizer: Optimizer
     scheduler: LRScheduler | None
@@ -57,9 +58,9 @@ class TrainingState:
         return values.masked_fill(self.frozen.to(values.device).view(-1, *[1] * (values.dim() - 1)), torch.nan)
 
     @contextmanager
-    def keeping_frozen(self) -> Iterator[None]:
-        """Keep the runs that have diverged out of a step of the optimizer."""
-        rows = self.frozen.nonzero().flatten()
+    def keeping(self, runs: Tensor) -> Iterator[None]:
+        """Keep some runs (runs,) out of a step of the optimizer: those that have diverged, or skip it."""
+        rows = runs.nonzero().flatten()
         kept = {name: tensor[rows.to(tensor.device)] for name, tensor in self.frozen_meta().items() if len(rows)}
         for name in kept.keys() & self.parameters.keys():
             self.meta[name].grad[rows] = 0.0
@@ -86,6 +87,7 @@ class TrainingState:
             "best_score": self.best_score,
             "best_iteration": self.best_iteration,
             "diverged_at": self.diverged_at,
+            "skipped": self.skipped,
             "generators": [generator.get_state() for generator in self.generators],
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
@@ -106,6 +108,7 @@ class TrainingState:
         for generator, state in zip(self.generators, saved["generators"], strict=True):
             generator.set_state(state)
         self.diverged_at = saved.get("diverged_at", self.diverged_at)  # older checkpoints have none
+        self.skipped = saved.get("skipped", self.skipped)  # nor do they have these
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.scheduler:
             self.scheduler.load_state_dict(saved["scheduler"])
@@ -137,6 +140,7 @@ def start(
         best_score=torch.full((len(seeds),), worst, dtype=torch.float64),
         best_iteration=torch.zeros(len(seeds), dtype=torch.int64),
         diverged_at=torch.full((len(seeds),), -1),
+        skipped=torch.zeros(len(seeds), dtype=torch.int64),
         generators=[seeded("training tasks", seed) for seed in seeds],
         optimizer=optimizer,
         scheduler=outer.schedule(optimizer) if outer.schedule else None,

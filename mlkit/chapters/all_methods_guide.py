@@ -59,30 +59,30 @@ def ahead(records: Records, setting: Setting, more: str, less: str) -> Gain:
 def choose(records: Records, question: Question) -> Advice | None:
     """Answer a question by the settings that have both methods; None where there is no such setting.
 
-    A difference counts where it lies beyond its 95 % interval. If it counts for one of the two in some setting and
-    nowhere for the other, that one is taken; if nowhere for either, the one that costs less, on average over settings.
+    A difference counts where it lies beyond its interval, of 95 % for all settings of the question together; where it
+    counts is said. If it counts nowhere, the method that costs less is taken, on average over settings.
     """
     both = [s for s in settings_of(records) if {question.more, question.less} <= of(records, s).keys()]
     if not both:
         return None
     gains = {setting: ahead(records, setting, question.more, question.less) for setting in both}
-    won = [gain.is_there for gain in gains.values()]
-    if True in won and False in won:
-        sides = {value: [str(s) for s, gain in gains.items() if gain.is_there is value] for value in (True, False)}
-        take = f"{question.more} for {'; '.join(sides[True])}. {question.less} for {'; '.join(sides[False])}"
-    elif True in won or False in won:
-        take = question.more if True in won else question.less
+    won = {setting: gain.is_there_among(len(both)) for setting, gain in gains.items()}
+    sides = {value: [str(setting) for setting, what in won.items() if what is value] for value in (True, False)}
+    if sides[True] or sides[False]:
+        named = ((question.more, sides[True]), (question.less, sides[False]))
+        take = ". ".join(f"{method} for {'; '.join(where)}" for method, where in named if where)
     else:
         cheaper = _cheaper(records, both, question)
         take = f"not told apart: {cheaper}" + (", which costs less" if cheaper != "either" else "")
-    parts = [f"{setting}: {_points(gain)}{_price(records, setting, question)}" for setting, gain in gains.items()]
+    parts = [
+        f"{setting}: {_points(gain)}{'' if won[setting] is not None else ', open'}{_price(records, setting, question)}"
+        for setting, gain in gains.items()
+    ]
     return Advice(question.asks, take, f"{question.more} against {question.less}. " + "; ".join(parts))
 
 
 def _points(gain: Gain) -> str:
-    word = {True: "", False: "", None: ", open"}[gain.is_there]
-    reach = gain.seeds.ci95 if gain.seeds.count > 1 else gain.tasks.ci95
-    return f"{gain.tasks.value:+.1f} ± {reach:.1f} points{word}"
+    return f"{gain.tasks.value:+.1f} ± {gain.reach:.1f} points"
 
 
 def _price(records: Records, setting: Setting, question: Question) -> str:

@@ -161,11 +161,16 @@ def curves(records: Records, setting: Setting) -> Mapping[str, tuple[np.ndarray,
 
 
 def relations(records: Records) -> Markdown:
-    """Correlate each metric of the landscape with accuracy over the methods of a setting."""
-    lines = ["| setting | " + " | ".join(MEASURES[name].title for name in LANDSCAPE) + " |", "|---" * 5 + "|"]
+    """Correlate each metric of the landscape with accuracy over the methods of a setting.
+
+    The product of gradients is left out: it grows with their length, which methods do not share.
+    """
+    compared = [name for name in LANDSCAPE if name != "gradient_product"]
+    titles = " | ".join(MEASURES[name].title for name in compared)
+    lines = [f"| setting | {titles} |", "|---" * (len(compared) + 1) + "|"]
     for setting in settings_of(records):
         cells = []
-        for name in LANDSCAPE:
+        for name in compared:
             pairs = [
                 (n.value, records[setting, method].scores["mean"])
                 for method in of(records, setting)

@@ -112,7 +112,7 @@ def answer(unit: Unit, made: Sequence[Claim], drawn: Sequence[Record], data: Map
     for each in made:
         if told[each.where].version == "v1" and math.isfinite(each.found.value):
             figures.setdefault(each.figure, []).append(each)
-    found = [_answer(figure, members, told) for figure, members in figures.items()]
+    found = [_answer(figure, members) for figure, members in figures.items()]
     about = ", ".join(dict.fromkeys(setting.data for setting in data))
     return unit.record(
         "answers",
@@ -121,9 +121,10 @@ def answer(unit: Unit, made: Sequence[Claim], drawn: Sequence[Record], data: Map
     )
 
 
-def _answer(figure: str, members: Sequence[Claim], told: Mapping[str, Setting]) -> dict[str, Any]:
-    first, names = members[0], list(dict.fromkeys(told[each.where].data for each in members))
-    stand_in, holds = names != [OWN], all(each.found.holds for each in members)
+def _answer(figure: str, members: Sequence[Claim]) -> dict[str, Any]:
+    first, names = members[0], list(dict.fromkeys(each.record.data["data"] for each in members))
+    stand_in = names != [OWN] or any(each.record.data["stand_in"] for each in members)
+    holds = all(each.found.holds for each in members)
     words = (f"{each.says}: {each.found.note}{'' if each.found.holds else f' ({each.found.word})'}" for each in members)
     return {
         "id": figure,

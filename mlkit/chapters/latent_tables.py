@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from IPython.display import Markdown
 
-from mlkit.chapters.latent_embeddings import BASELINE, LEOS, Records, Setting
+from mlkit.chapters.latent_embeddings import BASELINE, LEOS, ZERO, Records, Setting
 from mlkit.chapters.pairs import gain
 from mlkit.papers import rows
 from mlkit.status import printed
@@ -39,8 +39,8 @@ def ablations(records: Records) -> Markdown:
     for setting in kept:
         head += [f"ours, {setting}", "LEO minus it, points"]
     lines = []
-    for method in (BASELINE, *reversed(LEOS)):
-        line = [method, paper[method]]
+    for method in (ZERO, BASELINE, *reversed(LEOS)):
+        line = [method, paper.get(method, "–")]
         for setting in kept:
             line += [_percent(records, setting, method), _gained(records, setting, method)]
         lines.append(line)

@@ -191,14 +191,13 @@ class Training:
 
     def _told(self, trained: Trained) -> dict[str, Any]:
         """Say what the training took, and where it broke."""
-        diverged = {"diverged_at": trained.diverged_at.tolist()} if (trained.diverged_at >= 0).any() else {}
         return {
             "metric": ACCURACY.name,
             "tasks": self.outer.iterations * self.outer.meta_batch,
             "train_seconds": trained.seconds,  # without what was watched
             "watch_seconds": trained.tracking_seconds,
             "best_iteration": trained.best_iteration.tolist(),
-            **diverged,
+            **trained.accidents(),
         }
 
     def _task_seconds(self, meta: Meta) -> float | None:

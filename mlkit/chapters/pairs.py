@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import ndtri, stdtrit
 
 from mlkit.chapters.claims import Claim, Found, Records, above
 from mlkit.chapters.epochs import curves
@@ -37,9 +38,23 @@ class Gain:
     seeds: Summary
 
     @property
+    def reach(self) -> float:
+        """Half of its 95 % interval: over seeds where there are several, else over tasks."""
+        return self.seeds.ci95 if self.seeds.count > 1 else self.tasks.ci95
+
+    @property
     def is_there(self) -> bool | None:
         """Whether it is above 0 with its interval, over seeds where there are several, else over tasks; or open."""
-        reach = self.seeds.ci95 if self.seeds.count > 1 else self.tasks.ci95
+        return above(self.tasks.value - self.reach, self.tasks.value + self.reach)
+
+    def is_there_among(self, settings: int) -> bool | None:
+        """Whether it is above 0 where it is one of several chances: 95 % for all of them together (Bonferroni).
+
+        Over few seeds by Student's t.
+        """
+        share = 1 - 0.025 / settings
+        wider = stdtrit(self.seeds.count - 1, share) if self.seeds.count > 1 else ndtri(share)
+        reach = self.reach * float(wider) / 1.96
         return above(self.tasks.value - reach, self.tasks.value + reach)
 
     @property

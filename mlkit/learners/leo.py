@@ -55,7 +55,9 @@ class LEO:
     | KL | exact, summed over a code, averaged over classes | one sample, averaged over all numbers |
     | orthogonality | L1 norms, encoder and decoder | squared cosines, decoder |
 
-    Evaluation takes the means of all distributions, so it repeats exactly. `LEO.v1` and `LEO.v3` are the presets.
+    Evaluation takes the means of all distributions, as the public code does, and codes from a prior by the task's own
+    seed, so it repeats exactly. (The paper's "deterministic" row removes sampling "in both training and test": its LEO
+    may sample at test.) `LEO.v1` and `LEO.v3` are the presets.
 
     Args:
         features: numbers that describe an example.

@@ -50,7 +50,9 @@ def leo_outer_loop(
     | v3 | 100,000 | tuned | values to 0.1, then the norm to 0.1 |
 
     The paper does not say how many tasks a step takes. The public code scales each tensor's gradient to the norm 0.1,
-    `OuterLoop` that of all together. Validation every 1,000 steps picks the state, as the public code does.
+    `OuterLoop` that of all together. Where a loss or gradient is not finite, the public code takes a step along the L2
+    penalty alone, which is next to nothing; here the step is skipped. Validation every 1,000 steps picks the state, as
+    the public code does.
 
     Raises:
         ValueError: an unknown version, or data without tuned values.
@@ -58,7 +60,7 @@ def leo_outer_loop(
     if version not in ("v1", "v3"):
         raise ValueError(f"expected a version out of v1, v3; got {version!r}")
     adam = partial(torch.optim.Adam, lr=tuned(data, shots)[0] if version == "v3" else 1e-3)
-    settled: dict[str, Any] = {"optimizer": adam, "meta_batch": 12, "validate_every": 1000}
+    settled: dict[str, Any] = {"optimizer": adam, "meta_batch": 12, "validate_every": 1000, "on_divergence": "skip"}
     if version == "v3":
         settled |= {"clip_value": 0.1, "clip_norm": 0.1}
     steps = (50_000 if version == "v1" else 100_000) if iterations is None else iterations

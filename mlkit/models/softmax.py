@@ -16,6 +16,7 @@ class SoftmaxClassifier(Linear):
     Args:
         features: length of x.
         ways: number of classes of a task.
+        zero: begin with weights of zero, which favor no class, instead of Glorot uniform ones.
 
     Example:
         >>> sum(p.numel() for p in SoftmaxClassifier(640, 5).parameters())
@@ -24,16 +25,17 @@ class SoftmaxClassifier(Linear):
 
     stacks_tasks = True
 
-    def __init__(self, features: int, ways: int) -> None:
+    def __init__(self, features: int, ways: int, *, zero: bool = False) -> None:
+        self.zero = zero
         super().__init__(features, ways, bias=False)
 
     def reset_parameters(self) -> None:
-        """Draw Glorot uniform weights from the global generator."""
-        nn.init.xavier_uniform_(self.weight)
+        """Draw Glorot uniform weights from the global generator, or set them to zero."""
+        (nn.init.zeros_ if self.zero else nn.init.xavier_uniform_)(self.weight)
 
-    def describe(self) -> dict[str, int]:
+    def describe(self) -> dict[str, int | bool]:
         """Return what tells this classifier from another."""
-        return {"features": self.in_features, "ways": self.out_features}
+        return {"features": self.in_features, "ways": self.out_features, **({"zero": True} if self.zero else {})}
 
     def features(self, x: Tensor) -> Tensor:
         """Return x: what feeds the head comes from elsewhere."""

@@ -19,7 +19,9 @@ from mlkit.chapters import all_methods, all_methods_guide, all_methods_table
 from mlkit.chapters.all_methods import Training, budgets, settings, sizes, trainings
 from mlkit.chapters.all_methods_features import BodyFeatures
 from mlkit.chapters.all_methods_settings import DESCENT, LANDSCAPE, MEASURES, METHODS, WITHOUT, Setting
+from mlkit.chapters.pairs import Gain
 from mlkit.costs import peak_bytes, seconds_of
+from mlkit.evaluation import Summary
 from mlkit.learners import MAML
 from mlkit.records import record_key
 from mlkit.stored import write
@@ -187,6 +189,13 @@ def advice(records, question) -> str:
     return all_methods_guide.choose(records, question).take
 
 
+def test_more_settings_ask_for_more():
+    found = Gain(Summary(1.0, 0.9, 100), Summary(1.0, float("nan"), 1))
+    assert [found.is_there_among(settings) for settings in (1, 4)] == [True, None]
+    seeds = Gain(Summary(1.0, 0.1, 100), Summary(1.0, 0.9, 3))  # 4.30 instead of 1.96 for three
+    assert seeds.is_there_among(1) is None
+
+
 def test_the_guide_says_what_the_records_say_and_turns_with_them(tmp_path):
     question = all_methods_guide.Question("Which?", "MAML", "FOMAML")
 
@@ -197,9 +206,9 @@ def test_the_guide_says_what_the_records_say_and_turns_with_them(tmp_path):
             for (s, m), scores in made.items()
         }
 
-    assert advice(records(BASE + 0.1, BASE + 0.2), question) == "MAML"
-    assert advice(records(BASE + 0.1, EVEN), question) == "MAML"
-    assert advice(records(EVEN, BASE - 0.1), question) == "FOMAML"
+    assert advice(records(BASE + 0.1, BASE + 0.2), question) == f"MAML for {GLYPHS}; {PHOTOS}"
+    assert advice(records(BASE + 0.1, EVEN), question) == f"MAML for {GLYPHS}"
+    assert advice(records(EVEN, BASE - 0.1), question) == f"FOMAML for {PHOTOS}"
     assert advice(records(BASE + 0.1, BASE - 0.1), question) == f"MAML for {GLYPHS}. FOMAML for {PHOTOS}"
     cheap = records(EVEN, EVEN, iteration_seconds=0.5)
     assert advice(cheap, question) == "not told apart: FOMAML, which costs less"

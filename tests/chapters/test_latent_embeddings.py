@@ -11,9 +11,11 @@ import pytest
 from mlkit.chapters import latent_embeddings as latent
 from mlkit.chapters import latent_tables
 from mlkit.chapters.latent_diagram import inner_loop
-from mlkit.chapters.pairs import gain
+from mlkit.chapters.pairs import Gain, gain
+from mlkit.evaluation import Summary
 from mlkit.learners import LEO, MAML
 from mlkit.papers import row, rows
+from mlkit.seeding import seeded
 from mlkit.tasks import FeatureClasses, write_features
 
 COLUMNS = {
@@ -54,9 +56,10 @@ def check_tables(records, one, three):
     ours = " | ".join(f"{100 * score['mean']:.2f} ± {100 * score['ci95']:.2f}" for score in scores)
     assert f"| LEO (ours) | 60.06 ± 0.05 | 75.72 ± 0.18 | {ours} |" in lines
     table = latent_tables.ablations(records).data.splitlines()
-    assert [line.split(" | ")[0][2:] for line in table[2:]] == [latent.BASELINE, *reversed(latent.LEOS)]
+    assert [line.split(" | ")[0][2:] for line in table[2:]] == [latent.ZERO, latent.BASELINE, *reversed(latent.LEOS)]
     gained = gain(records[one, latent.BASELINE], records[one, "LEO"]).tasks
-    assert table[2].split(" | ")[1:4:2] == ["58.05", f"{gained.value:+.2f} ± {gained.ci95:.2f}"]
+    assert table[2].split(" | ")[1] == "–"
+    assert table[3].split(" | ")[1:4:2] == ["58.05", f"{gained.value:+.2f} ± {gained.ci95:.2f}"]
 
 
 def test_every_method_is_trained_on_the_same_tasks_and_compared(features, tmp_path, monkeypatch):
@@ -65,8 +68,8 @@ def test_every_method_is_trained_on_the_same_tasks_and_compared(features, tmp_pa
     monkeypatch.delenv("MLKIT_RECORDS", raising=False)
     p = parameters(features)
     records = latent.trainings(p)
-    assert len(records) == 8 and len(list((tmp_path / "runs" / latent.STORE).glob("*.json"))) == 7, (
-        "MAML has no version"
+    assert len(records) == 10 and len(list((tmp_path / "runs" / latent.STORE).glob("*.json"))) == 8, (
+        "MAML and descent from zero have no version"
     )
     assert len({record.data["content_hash"] for record in records.values()}) == 1
     one, three = latent.settings(p)
@@ -91,7 +94,11 @@ def test_learners_are_the_presets_but_for_what_the_parameters_say():
     assert latent.learner(three, "LEO (deterministic)", p).deterministic
     assert latent.learner(replace(three, shots=5), "LEO", p).kl == LEO.v3(5).kl
     maml = latent.learner(one, latent.BASELINE, p)
-    assert isinstance(maml, MAML) and maml.model.in_features == 128
+    assert isinstance(maml, MAML) and maml.model.in_features == 128 and maml.model.weight.any()
+    zero = latent.learner(one, latent.ZERO, p)
+    assert not zero.init(seeded("zero"))["theta.weight"].any() and zero.inner_lr == maml.inner_lr
+    assert latent.outer_loop(one, latent.ZERO, p).iterations == 0
+    assert latent.outer_loop(one, "LEO", p).on_divergence == "skip"
     assert latent.outer_loop(three, "LEO", p).clip_value == 0.1 and latent.outer_loop(one, "LEO", p).clip_value is None
     assert latent.outer_loop(one, "LEO", parameters(outer_lr=0.5)).optimizer.keywords["lr"] == 0.5
     assert latent.tasks(one, p).query is None
@@ -106,6 +113,15 @@ def test_only_the_first_version_answers_rows_of_the_paper():
     assert (
         latent.paper_row(replace(one, shots=5), "LEO (random prior)") is None and latent.paper_row(three, "LEO") is None
     )
+
+
+@pytest.mark.parametrize(
+    ("gap", "reach", "expected"),
+    [(0.3, 0.2, True), (-0.3, 0.2, True), (0.9, 0.3, None), (2.0, 0.5, False), (-20.0, 0.5, False)],
+)
+def test_an_ablation_keeps_up_only_where_its_gap_is_small(gap, reach, expected):
+    found = Summary(gap, reach, 1000)
+    assert latent.is_small(Gain(found, Summary(gap, float("nan"), 1))) is expected
 
 
 def test_the_inner_loop_is_drawn():

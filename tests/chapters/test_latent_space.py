@@ -234,6 +234,7 @@ def test_a_stand_in_is_never_called_a_reproduction(tmp_path, monkeypatch, data, 
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("MLKIT_ROOT", str(tmp_path))
     record = made_up(tmp_path, after)
+    record.body["data"] = {"data": data, "stand_in": data != "mini_imagenet"}
     settings = {replace(SETTING, data=data, version=version): record for version in ("v1", "v3")}
     claims = list(latent_space_claims.claims(settings))
     answered = latent_space_claims.answer(mlkit.Unit("latent_space"), claims, [record], settings)

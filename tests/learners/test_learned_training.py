@@ -120,18 +120,19 @@ class Failing(Turtle):
 
     what: str = "loss"
     calls: list[int] = None
+    once: bool = False
 
     def gradients(self, meta: dict[str, Tensor], tasks: TaskBatch, **how: Any) -> TaskGradients:
         found = super().gradients(meta, tasks, **how)
         self.calls.append(len(tasks))
-        if len(self.calls) >= 5:
+        if len(self.calls) == 5 or (len(self.calls) > 5 and not self.once):
             rows = slice(2, 4) if len(tasks) > 2 else slice(0)
             (found.losses if self.what == "loss" else found.gradients["phi.head.weight"])[rows] = float("nan")
         return found
 
 
-def failing(what: str = "loss") -> Failing:
-    return Failing(net(), 2, mean_squared_error, hidden_layers=1, width=4, what=what, calls=[])
+def failing(what: str = "loss", *, once: bool = False) -> Failing:
+    return Failing(net(), 2, mean_squared_error, hidden_layers=1, width=4, what=what, calls=[], once=once)
 
 
 FREEZE = OuterLoop(8, 2, validate_every=2, on_divergence="freeze")
@@ -168,6 +169,24 @@ def test_a_frozen_run_stays_frozen_when_resumed(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         trained(failing(), outer=FREEZE, stop_at=7, folder=tmp_path, execution=EVERY)
     assert_same(trained(failing(), outer=FREEZE, folder=tmp_path, execution=EVERY), whole)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_may_be_skipped(what, tmp_path: Path):
+    skip = replace(FREEZE, on_divergence="skip")
+    found, healthy = trained(failing(what, once=True), outer=skip), trained(LEARNERS["TURTLE"], outer=skip)
+    assert found.skipped.tolist() == [0, 1, 0] and found.diverged_at.tolist() == [-1, -1, -1]
+    assert found.accidents() == {"skipped": [0, 1, 0]} and healthy.accidents() == {}
+    four, five = (trained(failing(what), outer=replace(skip, iterations=count)).last for count in (4, 5))
+    for name, tensor in found.last.items():
+        assert torch.equal(five[name][1], four[name][1]), "the fifth step is left out"
+        assert torch.equal(tensor[[0, 2]], healthy.last[name][[0, 2]]) and tensor.isfinite().all(), name
+    assert not torch.equal(found.last["phi.head.weight"][1], five["phi.head.weight"][1]), "and then it goes on"
+    with pytest.raises(KeyboardInterrupt):
+        trained(failing(what, once=True), outer=skip, stop_at=7, folder=tmp_path, execution=EVERY)
+    resumed = trained(LEARNERS["TURTLE"], outer=skip, folder=tmp_path, execution=EVERY)
+    assert_same(resumed, found)
+    assert resumed.skipped.tolist() == [0, 1, 0]
 
 
 def test_by_default_a_divergence_stops_and_says_where():
@@ -214,5 +233,5 @@ def test_new_settings_are_described_only_where_they_are_set():
     assert not {"clipped", "on_divergence"} & plain.keys()
     assert OuterLoop(1, 1, clipped="theta.").describe() == plain | {"clipped": "theta."}
     assert replace(FREEZE).describe()["on_divergence"] == "freeze"
-    with pytest.raises(ValueError, match="expected on_divergence 'stop' or 'freeze', got 'ignore'"):
+    with pytest.raises(ValueError, match="expected on_divergence 'stop', 'freeze' or 'skip', got 'ignore'"):
         OuterLoop(1, 1, on_divergence="ignore")
