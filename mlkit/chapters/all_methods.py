@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from types import SimpleNamespace
@@ -14,11 +14,10 @@ from torch import Tensor
 
 from mlkit.chapters import learned_images
 from mlkit.chapters.all_methods_features import BodyFeatures
-from mlkit.chapters.all_methods_settings import DESCENT, LANDSCAPE, METHODS, SCRATCH, WITHOUT, Setting, settings
+from mlkit.chapters.all_methods_settings import DESCENT, LANDSCAPE, METHODS, WITHOUT, Setting, settings
 from mlkit.chapters.learned_images import EVALUATED, WAYS
 from mlkit.chapters.learned_images_data import ShownSpec
-from mlkit.costs import peak_bytes, seconds_of
-from mlkit.driver import Learner, Meta, for_tasks, meta_gradient
+from mlkit.driver import Learner, Meta
 from mlkit.evaluation import evaluate, over_tasks
 from mlkit.landscape import Watch, coherence, gradients
 from mlkit.learners import LEO, Displacement, RegularizedMAML
@@ -27,7 +26,7 @@ from mlkit.outer import Execution, OuterLoop, Validation, linear
 from mlkit.records import Result, Unit, Work
 from mlkit.seeding import seeded
 from mlkit.stored import Record
-from mlkit.tasks import FeatureSpec, FrozenTasks, TaskBatch, TaskDistribution, content_hash, frozen, sample
+from mlkit.tasks import FeatureSpec, FrozenTasks, TaskDistribution, content_hash, frozen
 from mlkit.training import Trained, train
 
 Records = Mapping[tuple[Setting, str], Record]
@@ -159,11 +158,10 @@ class Training:
     def record(self, unit: Unit) -> Record:
         """Return its scores; train, test and measure where they are missing, going on where a killed run stopped.
 
-        Scores: `mean` and `ci95` over tasks; `tasks` of a run; `train_seconds` of all runs with validation,
-        `feature_seconds` of LEO's features; of one run `iteration_seconds` and `iteration_bytes` of an outer step, None
-        where there is none, and `adapt_seconds` to one task; of each name in LANDSCAPE that means something `value`,
-        `low`, `high`; `tasks_hash` of the images of the test tasks, the same for every method. Arrays: `test_scores`
-        (seeds, tasks), `history_*` (points, seeds).
+        Scores: `mean` and `ci95` over tasks; `tasks` of a run; `train_seconds` of all runs with validation; of each
+        name in LANDSCAPE that means something `value`, `low`, `high`; `tasks_hash` of the images of the test tasks, the
+        same for every method. Arrays: `test_scores` (seeds, tasks), `history_*` (points, seeds). What it costs is
+        measured apart, by `all_methods_costs`.
         """
         return unit.record(self.setting.stem(self.method), self.describe(), self._compute)
 
@@ -184,47 +182,21 @@ class Training:
         tests = frozen(self._split("test"), p.test_tasks, seed=0)
         how = {"metric": ACCURACY, "chunk_size": EVALUATED, "device": p.device}
         found = evaluate(self.tester, trained.best, tests, **how)
-        mean, first = over_tasks(found), {name: tensor[:1] for name, tensor in trained.best.items()}
+        mean = over_tasks(found)
         scores = {
             "metric": ACCURACY.name,
             "mean": mean.value,
             "ci95": mean.ci95,
             "tasks": self.outer.iterations * self.outer.meta_batch,
             "train_seconds": trained.seconds,
-            "feature_seconds": self.body.record.scores["train_seconds"] if self.method == "LEO" else 0.0,
             "best_iteration": trained.best_iteration.tolist(),
             "tasks_hash": content_hash({}, {"images": tests.draws["images"]}),
             **trained.accidents(),
         }
-        scores |= self._costs(first, tests) | self._landscape(trained.best, tests)
+        scores |= self._landscape(trained.best, tests)
         arrays = {f"history_{name}": values.float().numpy() for name, values in trained.history.items()}
         data = tests.tasks.describe() | {"content_hash": tests.content_hash}
         return Result(scores, arrays | {"test_scores": found.float().numpy()}, data, tasks=p.test_tasks)
-
-    def _costs(self, meta: Meta, tests: FrozenTasks) -> dict[str, float | None]:
-        """Measure one outer step of the first run, and the adaptation to one task."""
-        device, how = self.parameters.device, self.execution
-        found: dict[str, float | None] = {"iteration_seconds": None, "iteration_bytes": None}
-        found["adapt_seconds"] = seconds_of(self._adaptation(meta, tests), device)
-        if self.method == SCRATCH:
-            return found
-        tasks = sample(self._split("train"), self.outer.meta_batch, seeded("timed")).to(device)
-
-        def step(workers: int) -> object:
-            chunks = {"chunk_size": how.chunk_size, "query_chunk": how.query_chunk, "workers": workers}
-            return meta_gradient(self.learner, meta, tasks, **chunks)
-
-        found["iteration_seconds"] = seconds_of(lambda: step(how.workers), device)
-        return found | {"iteration_bytes": peak_bytes(lambda: step(1), device)}
-
-    def _adaptation(self, meta: Meta, tests: FrozenTasks) -> Callable[[], object]:
-        """Return what is done when a task comes; LEO sees images first, too."""
-        device, tester = self.parameters.device, self.tester
-        own, task = for_tasks(meta, torch.zeros(1, dtype=torch.int64)), tests[:1].to(device)
-        if self.method != "LEO":
-            return lambda: tester.adapt(own, task)
-        shown: TaskBatch = frozen(self.image_spec.split("test"), 1, seed=0)[:1].to(device)
-        return lambda: (self.body(shown.support.x[0]), tester.adapt(own, task))
 
     def _landscape(self, meta: Meta, tests: FrozenTasks) -> dict[str, dict[str, float]]:
         """Measure the tested state of every run; numbers are means over runs, with their intervals over tasks."""

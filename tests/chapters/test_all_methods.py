@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 
 import mlkit
 from mlkit import figures
-from mlkit.chapters import all_methods, all_methods_guide, all_methods_table
+from mlkit.chapters import all_methods, all_methods_costs, all_methods_guide, all_methods_table
 from mlkit.chapters.all_methods import Training, budgets, settings, sizes, trainings
 from mlkit.chapters.all_methods_features import BodyFeatures
 from mlkit.chapters.all_methods_settings import DESCENT, LANDSCAPE, MEASURES, METHODS, WITHOUT, Setting
@@ -100,6 +101,20 @@ def test_every_method_is_another_record_and_no_data_is_read(tmp_path, monkeypatc
     assert other["tasks"]["features"]["training"] != said["LEO"]["tasks"]["features"]["training"]
 
 
+def check_costs(unit, p, records):
+    measured = all_methods_costs.costs(unit, p)
+    whole = all_methods_costs.with_costs(records, measured)
+    for (_, method), each in whole.items():
+        for name, key in (("iteration_seconds", "iteration"), ("iteration_bytes", "memory")):
+            assert (each.scores[name] is None) == (method in WITHOUT[key]), (method, name)
+        assert each.scores["adapt_seconds"] > 0 and each.scores["mean"] == records[GLYPHS, method].scores["mean"]
+    leo, anil = (whole[GLYPHS, method].scores for method in ("LEO", "ANIL"))
+    assert leo["feature_seconds"] > 0 == anil["feature_seconds"] and anil["iteration_bytes"] > 1e5
+    body = all_methods_costs.Measured(Training(GLYPHS, "LEO", p).body.training)
+    assert leo["iteration_bytes"] >= 0.9 * body.memory()["iteration_bytes"], "of LEO or of its body"
+    assert all_methods_costs.costs(unit, p)[GLYPHS].key == measured[GLYPHS].key
+
+
 def test_a_killed_run_goes_on_and_all_are_judged_on_the_same_images(unit, monkeypatch):
     monkeypatch.setattr(BodyFeatures, "__call__", lambda _, x: F.adaptive_avg_pool2d(x, (4, 8)).flatten(1))  # quick
     p = parameters(methods=["ANIL", "LEO", "from scratch"])
@@ -114,11 +129,10 @@ def test_a_killed_run_goes_on_and_all_are_judged_on_the_same_images(unit, monkey
     assert records[GLYPHS, "ANIL"].key == record.key
     assert len({each.scores["tasks_hash"] for each in records.values()}) == 1
     for (_, method), each in records.items():
-        for name in (*LANDSCAPE, "iteration_seconds", "iteration_bytes"):
-            key = {"iteration_seconds": "iteration", "iteration_bytes": "memory"}.get(name, name)
-            assert (each.scores.get(name) is None) == (method in WITHOUT[key]), (method, name)
-        assert each.scores["adapt_seconds"] > 0 and each.arrays["test_scores"].shape == (1, 3)
-    assert records[GLYPHS, "LEO"].scores["feature_seconds"] > 0 == records[GLYPHS, "ANIL"].scores["feature_seconds"]
+        for name in LANDSCAPE:
+            assert (each.scores.get(name) is None) == (method in WITHOUT[name]), (method, name)
+        assert each.arrays["test_scores"].shape == (1, 3)
+    check_costs(unit, p, records)
     assert all_methods_table.missing(records).data.count("\n") == 2 and "LEO" in all_methods_table.missing(records).data
 
 
@@ -132,7 +146,7 @@ def test_features_are_those_of_the_trained_body(unit):
 
 def test_costs_are_counted(capfd):
     calls: list[int] = []
-    assert seconds_of(lambda: calls.append(1), times=3) >= 0 and len(calls) == 4
+    assert 0.01 <= seconds_of(lambda: calls.append(time.sleep(0.01)), times=3) < 1 and len(calls) == 4
     assert 4e6 <= peak_bytes(lambda: torch.empty(1_000_000).add_(1)) < 5e6
     assert peak_bytes(lambda: None) == 0
     assert capfd.readouterr() == ("", ""), "a page shows what is printed"
