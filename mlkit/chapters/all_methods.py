@@ -20,7 +20,7 @@ from mlkit.chapters.learned_images_data import ShownSpec
 from mlkit.driver import Learner, Meta
 from mlkit.evaluation import evaluate, over_tasks
 from mlkit.landscape import Watch, coherence, gradients
-from mlkit.learners import LEO, Displacement, RegularizedMAML
+from mlkit.learners import LEO, Displacement, RegularizedMAML, with_cosine_head
 from mlkit.losses import ACCURACY
 from mlkit.outer import Execution, OuterLoop, Validation, linear
 from mlkit.records import Result, Unit, Work
@@ -32,6 +32,7 @@ from mlkit.training import Trained, train
 Records = Mapping[tuple[Setting, str], Record]
 OWN = ("ANIL", "Meta-SGD", "Reptile", "regularized MAML", "LEO")  # not among the rows of paper 002
 WATCHED = ("support_loss", "displacement_norm", "trajectory_cosine", "gradient_product")
+MANY_CLASSES, COSINE_SCALE = 200, 10.0  # above so many training classes Baseline++ has this scale (Chen et al. 2019)
 COMPRESSED = 4  # times as many features as numbers of LEO's codes; 10 in paper 004, where features are 640
 TOLERANCE, LEO_CLIP = 1e-3, 0.1  # relative error of a curvature; of LEO's meta-gradients (public code of paper 004)
 
@@ -103,6 +104,8 @@ class Training:
         if self.method == "Reptile":
             batches = {"batch_size": p.reptile_batch, "pool": "all"}
             return Displacement(maml.model, "reptile", maml.inner_lr, maml.inner_steps, **batches)
+        if self.method == "Baseline++" and (maml.classes or 0) > MANY_CLASSES:
+            return replace(maml, model=with_cosine_head(maml.model, scale=COSINE_SCALE))
         if self.method == "LEO":
             features = self.body.features
             return LEO.v3(self.setting.shots, features=features, latents=max(1, features // COMPRESSED))

@@ -109,7 +109,7 @@ class Transfer:
         kept = ("classes", "lr", "inner_steps", "batch_size")
         return {
             "learner": "Transfer",
-            "classifier": "cosine" if isinstance(self.model.head, CosineHead) else "linear",
+            **describe_head(self.model.head),
             "loss": self.loss.__name__,
             **{name: getattr(self, name) for name in kept},
             **common.describe_model(self.model),
@@ -118,7 +118,8 @@ class Transfer:
     def _head(self, outputs: int, generator: torch.Generator) -> Meta:
         """Draw a head like the model's, for as many outputs, its bias zero."""
         head = self.model.head
-        fresh = type(head)(head.in_features, outputs).to(head.weight)
+        scaled = {"scale": head.scale} if isinstance(head, CosineHead) else {}
+        fresh = type(head)(head.in_features, outputs, **scaled).to(head.weight)
         drawn = common.role(common.initialize(fresh, generator), "theta")
         return {f"theta.head.{n}": torch.zeros_like(t) if n == "bias" else t for n, t in drawn.items()}
 
@@ -147,17 +148,18 @@ class Transfer:
 
 
 class CosineHead(nn.Module):
-    r"""Score each class by the cosine between features and the class's direction, times a learned length, times 2.
+    r"""Score each class by the cosine between features and its direction, times a learned length, times a scale.
 
-    $$s_c = 2\, l_c \, \frac{w_c}{\|w_c\|} \cdot \frac{h}{\|h\| + 10^{-5}}$$ (Baseline++, Chen et al. 2019, in the form
-    that paper 002 used.) h (..., examples, in) -> s (..., examples, out); weights may be stacked over tasks.
+    $$s_c = a\, l_c \, \frac{w_c}{\|w_c\|} \cdot \frac{h}{\|h\| + 10^{-5}}$$ (Baseline++, Chen et al. 2019, in the form
+    that paper 002 used, with a = 2; the code of Chen et al. has 10 for more than 200 classes.)
+    h (..., examples, in) -> s (..., examples, out); weights may be stacked over tasks.
     """
 
     stacks_tasks = True
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, *, scale: float = 2.0) -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.scale = in_features, out_features, scale
         self.weight, self.length = (
             nn.Parameter(torch.empty(out_features, in_features)),
             nn.Parameter(torch.empty(out_features)),
@@ -174,13 +176,21 @@ class CosineHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores of the classes."""
         seen = x / (x.norm(dim=-1, keepdim=True) + 1e-5)
-        return 2 * torch.matmul(seen, F.normalize(self.weight, dim=-1).mT) * self.length.unsqueeze(-2)
+        return self.scale * torch.matmul(seen, F.normalize(self.weight, dim=-1).mT) * self.length.unsqueeze(-2)
 
 
-def with_cosine_head(model: nn.Module) -> nn.Module:
+def describe_head(head: nn.Module) -> dict[str, Any]:
+    """Say which classifier it is, and its scale where that is not paper 002's."""
+    if not isinstance(head, CosineHead):
+        return {"classifier": "linear"}
+    return {"classifier": "cosine", **({"scale": head.scale} if head.scale != 2 else {})}
+
+
+def with_cosine_head(model: nn.Module, *, scale: float = 2.0) -> nn.Module:
     """Return a copy of `model` whose linear layer `head` is a `CosineHead`."""
     changed = copy.deepcopy(model)
-    changed.head = CosineHead(model.head.in_features, model.head.out_features).to(model.head.weight)
+    head = CosineHead(model.head.in_features, model.head.out_features, scale=scale)
+    changed.head = head.to(model.head.weight)
     return changed
 
 

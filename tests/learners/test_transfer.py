@@ -130,6 +130,19 @@ def test_the_cosine_head_scores_by_direction_and_length():
     assert names == {"weight", "length"}
 
 
+def test_the_scale_of_cosines_is_kept_by_every_head_that_is_drawn():
+    network = with_cosine_head(cases.conv4_of("running"), scale=10.0)
+    learner = Transfer(network, CLASSES)
+    assert (
+        learner.describe()["scale"] == 10.0 and "scale" not in Transfer(with_cosine_head(network), CLASSES).describe()
+    )
+    plain = with_cosine_head(network)
+    plain.head.load_state_dict(network.head.state_dict())
+    h = torch.rand(3, network.head.in_features, dtype=torch.float64)
+    torch.testing.assert_close(network.head(h), 5 * plain.head(h))
+    assert learner._head(7, seeded("head")).keys() == {"theta.head.weight", "theta.head.length"}
+
+
 def test_the_record_names_the_baseline():
     linear, cosine = transfer().describe(), transfer("cosine").describe()
     assert (linear["learner"], linear["classifier"], cosine["classifier"]) == ("Transfer", "linear", "cosine")
