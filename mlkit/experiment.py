@@ -13,6 +13,7 @@ from torch import Tensor
 from mlkit.driver import Learner, Meta
 from mlkit.evaluation import evaluate, over_seeds, over_tasks
 from mlkit.landscape.watch import Watch, Watcher
+from mlkit.learners.linear_scores import accuracy_of_linear, judges_linear
 from mlkit.losses import Metric
 from mlkit.outer import Execution, OuterLoop, Validation
 from mlkit.records import Record, Result, Unit, Work
@@ -130,6 +131,8 @@ def _judge(experiment: Experiment, execution: Execution) -> Callable[..., Tensor
     def scores(meta: Meta, tasks: FrozenTasks | TaskBatch, steps: Sequence[int] | None = None) -> Tensor:
         how = {"chunk_size": execution.evaluation_chunk, "device": execution.device}
         with execution.arithmetic():
+            if steps is None and judges_linear(experiment.learner, tasks, experiment.metric):
+                return accuracy_of_linear(experiment.learner, meta, tasks, chunk_size=execution.evaluation_chunk)
             return evaluate(experiment.learner, meta, tasks, metric=experiment.metric, steps=steps, **how)
 
     return scores

@@ -84,7 +84,7 @@ def settings(parameters: Any) -> list[Setting]:
 def execution(parameters: Any) -> Execution:
     """Return how to compute, as the parameters say."""
     p = parameters
-    return Execution(chunk_size=p.chunk_size, workers=p.workers, device=p.device, evaluation_chunk=20)
+    return Execution(chunk_size=p.chunk_size, workers=p.workers, device=p.device, evaluation_chunk=100)
 
 
 def tasks(setting: Setting, parameters: Any) -> FeatureSpec:

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 
 from mlkit.driver import Learner, Meta, for_tasks
+from mlkit.losses import ACCURACY, Metric
+from mlkit.models.softmax import SoftmaxClassifier
 from mlkit.tasks.base import FrozenTasks
 from mlkit.tasks.features import FeatureTasks
 
 BLOCK = 100  # classifiers whose scores of a class are computed at once
+
+
+def judges_linear(learner: Learner, tasks: object, metric: Metric) -> bool:
+    """Tell whether `accuracy_of_linear` does what `evaluate` would: linear classifiers of frozen tasks of features."""
+    of_features = isinstance(tasks, FrozenTasks) and isinstance(tasks.tasks, FeatureTasks)
+    return of_features and metric is ACCURACY and isinstance(getattr(learner, "model", None), SoftmaxClassifier)
 
 
 @torch.no_grad()
