@@ -7,7 +7,7 @@ other way adapts anew for every number of steps. The same tasks, weights and pro
 counts; their scores are compared. The network is the quick one of the chapters on segmentation, untrained.
 
 Then a whole search is timed, on all cores: so many trials, each on so many tasks, half of which find the number of
-steps, at most 6, while the other half judges it. Its network is smaller, that of a demonstration on two cores.
+steps, at most 5, while the other half judges it. Its network is smaller, that of a demonstration on two cores.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Case:
     chunk_size: int
 
 
-COMPARED, WHOLE = Case(32, 0.25, 20, 8), Case(16, 0.1, 6, 100)
+COMPARED, WHOLE = Case(32, 0.25, 20, 8), Case(16, 0.1, 5, 50)
 
 
 def objective(tasks: int, case: Case) -> Objective:
